@@ -1,0 +1,55 @@
+// Pairwise log-sum-exp: the argument structs and launch declarations shared by the CPU and the CUDA kernels.
+//
+//   s_ij      = scale * score(x_i, y_j) + bias_j        score = x.y   or   -|x - y|^2
+//   row_lse_i = log sum_j exp(s_ij)                     col_lse_j = log sum_i exp(s_ij)
+//   G_ij      = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j)
+//   dx_i = sum_j G_ij ds_ij/dx_i    dy_j = sum_i G_ij ds_ij/dy_j
+//   dscale = sum_ij G_ij score_ij   dbias_j = sum_i G_ij
+//
+// Pairs with i == j are left out of every sum when exclude_diagonal is set. A row or column with no finite score has
+// the value -inf and gradient 0.
+//
+// Element type T: double, float, or (CUDA only) __nv_bfloat16, __half. Accumulation type A: double for double, else
+// float. x, y, dx, dy hold T; every other buffer holds A. All buffers are contiguous, on one device.
+// This header knows no torch and no CUDA.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mi {
+
+enum class Score : int32_t { dot = 0, sqeuclidean = 1 };
+enum class DType : int32_t { f64 = 0, f32 = 1, bf16 = 2, f16 = 3 };
+
+// The pairs and their scores: what forward and backward share.
+struct PairwiseScores {
+  const void* x = nullptr;      // [n, d]
+  const void* y = nullptr;      // [m, d]; the same pointer as x when the points are paired with themselves
+  const void* scale = nullptr;  // [1]
+  const void* bias = nullptr;   // [m] or null
+  int64_t n = 0, m = 0, d = 0;
+  Score score = Score::dot;
+  bool exclude_diagonal = false;
+};
+
+struct PairwiseLseForward {
+  PairwiseScores pairs;
+  void* row_lse = nullptr;  // [n]
+  void* col_lse = nullptr;  // [m], or null: columns not wanted
+};
+
+// A null output is not wanted and costs nothing. When y is x (self mode) dy is null and dx receives both roles.
+struct PairwiseLseBackward {
+  PairwiseScores pairs;
+  const void* row_lse = nullptr;   // [n]
+  const void* col_lse = nullptr;   // [m], or null when grad_col is
+  const void* grad_row = nullptr;  // [n], or null: no gradient flows through the rows
+  const void* grad_col = nullptr;  // [m], or null: none through the columns
+  void* dx = nullptr;              // [n, d]
+  void* dy = nullptr;              // [m, d]
+  void* dscale = nullptr;          // [1]
+  void* dbias = nullptr;           // [m]
+};
+
+}  // namespace mi

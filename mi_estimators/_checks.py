@@ -1,0 +1,96 @@
+"""Argument checks shared by every public function: each names the argument, what was got and what is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def describe(value: object) -> str:
+    """Short text of a value for an error message: dtype, shape and device for tensors."""
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)} on {value.device}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def floating(name: str, value: object, *, ndim: int | tuple[int, ...] = 2) -> Tensor:
+    """Check for a floating tensor with one of the given numbers of dimensions and no empty one."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: want a floating-point torch.Tensor, got {describe(value)}")
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: want a dtype among float64, float32, bfloat16, float16, got {describe(value)}")
+    dims = (ndim,) if isinstance(ndim, int) else ndim
+    if value.ndim not in dims:
+        raise ValueError(f"{name}: want {' or '.join(map(str, dims))} dimensions, got {describe(value)}")
+    if value.numel() == 0:
+        raise ValueError(f"{name}: want at least one element along every dimension, got {describe(value)}")
+    return value
+
+
+def alike(name: str, value: Tensor, other_name: str, other: Tensor, *, same_shape: bool = False) -> None:
+    """Check that two tensors share device and dtype, and the last dimension or the whole shape."""
+    if value.device != other.device:
+        raise ValueError(f"{name}: want the device of {other_name} ({other.device}), got {describe(value)}")
+    if value.dtype != other.dtype:
+        raise TypeError(f"{name}: want the dtype of {other_name} ({other.dtype}), got {describe(value)}")
+    if same_shape and value.shape != other.shape:
+        raise ValueError(f"{name}: want the shape of {other_name} {tuple(other.shape)}, got {describe(value)}")
+    if value.shape[-1] != other.shape[-1]:
+        raise ValueError(
+            f"{name}: want the last dimension of {other_name} ({other.shape[-1]}), got {describe(value)}"
+        )
+
+
+def concrete(value: object) -> bool:
+    """Whether a tensor's values may be looked at here: on the CPU, not traced, not inside a torch.func transform.
+
+    Elsewhere a look costs a device synchronisation or cannot be traced, so values are not checked and a NaN travels
+    on to the result.
+    """
+    if not isinstance(value, Tensor):
+        return True
+    return (
+        not torch.compiler.is_compiling()
+        and value.device.type == "cpu"
+        and type(value) in (Tensor, torch.nn.Parameter)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
+def finite(name: str, value: Tensor) -> None:
+    """Check that every element is finite, where :func:`concrete` allows a look."""
+    if not concrete(value):
+        return
+    with torch.no_grad():
+        # The sum is finite unless an element is not, or it overflows; only then look at each element.
+        if not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{name}: want finite values, got {bad} NaN or infinite in {describe(value)}")
+
+
+def positive(name: str, value: float | Tensor) -> None:
+    """Check for a finite number, or tensor of numbers, greater than zero."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise TypeError(f"{name}: want a floating-point tensor or a number, got {describe(value)}")
+        if value.numel() == 0:
+            raise ValueError(f"{name}: want at least one element, got {describe(value)}")
+        if concrete(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
+            raise ValueError(f"{name}: want finite values > 0, got {value.detach().tolist()}")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: want a number or a tensor, got {describe(value)}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: want a finite value > 0, got {value!r}")
+
+
+def choice(name: str, value: object, options: Collection[str]) -> None:
+    """Check that a string is one of the options."""
+    if value not in options:
+        raise ValueError(f"{name}: want one of {sorted(options)}, got {value!r}")
