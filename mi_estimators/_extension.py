@@ -1,0 +1,97 @@
+"""Loads the compiled library where there is one, and reports what was built.
+
+The operators of :mod:`mi_estimators.ops` are defined in Python with a torch reference; the compiled library only adds
+faster kernels for the CPU and, where torch has CUDA, for NVIDIA GPUs. Nothing here is needed for a right answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+_PACKAGE = Path(__file__).parent
+_CUDA_LIBRARY = _PACKAGE / "_cuda.so"
+DISABLE_VARIABLE = "MI_ESTIMATORS_DISABLE_EXTENSION"
+
+_build_info: dict[str, object] = {}
+_cpu_kernels = False
+_cuda_kernels = False
+_reason = ""
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"mi_estimators: {text}; the torch reference is used instead", RuntimeWarning, stacklevel=3)
+
+
+def _built() -> bool:
+    return any(_PACKAGE.glob("_C.*"))
+
+
+def load() -> None:
+    """Load the compiled kernels, once, after the operators are defined; a library that does not load warns once."""
+    global _cpu_kernels, _reason, _build_info
+    if _cpu_kernels or _reason:
+        return
+    if os.environ.get(DISABLE_VARIABLE, "0") not in ("", "0"):
+        _reason = f"switched off by {DISABLE_VARIABLE}"
+        return
+    if not _built():
+        _reason = "not built (no C++ compiler was found at installation)"
+        return
+    try:
+        _build_info = dict(importlib.import_module("mi_estimators._C").build_info())
+    except Exception as error:  # any failure of a foreign binary ends in the reference path, never in a crash
+        _reason = f"the compiled library does not load with torch {torch.__version__}: {error}"
+        _warn(_reason)
+        return
+    _cpu_kernels = True
+    if torch.version.cuda is not None and _CUDA_LIBRARY.exists():
+        _load_cuda()
+
+
+def _load_cuda() -> None:
+    global _cuda_kernels
+    try:
+        torch.ops.load_library(str(_CUDA_LIBRARY))
+    except Exception as error:
+        _warn(f"the CUDA library does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error}")
+        return
+    _cuda_kernels = True
+    _check_gpu_architectures()
+
+
+def _check_gpu_architectures() -> None:
+    """Warn once for a GPU that the library holds no code for; the check starts no CUDA context by itself."""
+    built = [int(arch) for arch in str(_build_info.get("cuda_archs", "")).replace("+PTX", "").split(",") if arch]
+    if not built or not torch.cuda.is_initialized():
+        return
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        if not any(arch // 10 == major and arch % 10 <= minor for arch in built) and max(built) > 10 * major + minor:
+            _warn(f"the CUDA library was built for sm_{built}, not for GPU {index} (sm_{major}{minor})")
+
+
+def info() -> dict[str, object]:
+    """What is active: versions, kernels, compilers, SIMD levels, CUDA architectures.
+
+    Returns:
+        A JSON-able dictionary. ``cpu_kernels`` and ``cuda_kernels`` say whether the compiled kernels are in use;
+        ``reason`` says why not.
+    """
+    from mi_estimators._version import __version__
+
+    return {
+        "mi_estimators": __version__,
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "cpu_kernels": _cpu_kernels,
+        "cuda_library": _CUDA_LIBRARY.exists(),
+        "cuda_kernels": _cuda_kernels,
+        "reason": _reason,
+        **_build_info,
+    }

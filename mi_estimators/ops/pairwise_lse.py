@@ -1,0 +1,442 @@
+r"""Pairwise log-sum-exp and its gradient, without the matrix of scores.
+
+.. math::
+    s_{ij} &= \mathrm{scale} \cdot \mathrm{score}(x_i, y_j) + \mathrm{bias}_j \\
+    \mathrm{row}_i &= \log \sum_j e^{s_{ij}} \qquad \mathrm{col}_j = \log \sum_i e^{s_{ij}} \\
+    G_{ij} &= g^{row}_i e^{s_{ij} - \mathrm{row}_i} + g^{col}_j e^{s_{ij} - \mathrm{col}_j}
+
+with the gradients :math:`dx_i = \sum_j G_{ij}\, \partial s_{ij} / \partial x_i` and so on.
+
+This file holds the operator whole: schema, torch reference (by blocks of rows, so that it needs no N x N memory
+either), shape function, autograd, batching rule and the public function. The compiled library adds the ``CPU`` and
+``CUDA`` kernels for the same two schemas.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_estimators import _checks, _extension
+
+SCORES = ("dot", "sqeuclidean")
+
+_BLOCK_ELEMENTS = 1 << 22  # scores that the reference holds at a time: 16 MiB in float32
+_NAME = "mi_estimators::pairwise_lse"
+_BACKWARD_NAME = "mi_estimators::pairwise_lse_backward"
+
+_library = torch.library.Library("mi_estimators", "DEF")
+_library.define(
+    "pairwise_lse(Tensor x, Tensor? y, Tensor scale, Tensor? bias, str score, bool exclude_diagonal, bool columns)"
+    " -> (Tensor row_lse, Tensor col_lse)"
+)
+_library.define(
+    "pairwise_lse_backward(Tensor? grad_row, Tensor? grad_col, Tensor row_lse, Tensor col_lse, Tensor x, Tensor? y,"
+    " Tensor scale, Tensor? bias, str score, bool exclude_diagonal, bool need_x, bool need_y, bool need_scale,"
+    " bool need_bias) -> (Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)"
+)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums are held in: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------- reference
+
+
+def _blocks(n: int, m: int) -> list[slice]:
+    rows = max(1, _BLOCK_ELEMENTS // max(1, m))
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def _widen(x: Tensor, y: Tensor | None, score: str) -> tuple[Tensor, Tensor]:
+    """Both sides in the accumulation dtype; for distances, moved so that their common mean is the origin."""
+    dtype = accumulation_dtype(x.dtype)
+    x = x.to(dtype)
+    y = x if y is None else y.to(dtype)
+    if score == "sqeuclidean":
+        centre = y.mean(dim=0)  # |x - y| is unchanged, but |x|^2 + |y|^2 - 2 x.y loses fewer digits
+        x, y = x - centre, y - centre
+    return x, y
+
+
+def _pair_scores(x: Tensor, y: Tensor, score: str) -> Tensor:
+    product = x @ y.T
+    if score == "dot":
+        return product
+    return (2 * product - x.square().sum(1, keepdim=True) - y.square().sum(1)).clamp(max=0)
+
+
+def _block_logits(
+    rows: slice, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+) -> tuple[Tensor, Tensor]:
+    """Scores and logits of a block of rows against every column; excluded pairs have the logit -inf."""
+    scores = _pair_scores(x[rows], y, score)
+    logits = scale * scores
+    if bias is not None:
+        logits = logits + bias
+    if exclude_diagonal:
+        own = torch.arange(rows.start, rows.stop, device=x.device)[:, None]
+        logits = logits.masked_fill(own == torch.arange(y.shape[0], device=x.device), -math.inf)
+    return scores, logits
+
+
+def reference_forward(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    columns: bool,
+) -> tuple[Tensor, Tensor]:
+    """The operator in torch: what the kernels are compared with, and what runs where there is no kernel."""
+    wide_x, wide_y = _widen(x, y, score)
+    row_parts = []
+    col_lse = wide_x.new_full((wide_y.shape[0],), -math.inf) if columns else wide_x.new_empty(0)
+    for rows in _blocks(wide_x.shape[0], wide_y.shape[0]):
+        _, logits = _block_logits(rows, wide_x, wide_y, scale, bias, score, exclude_diagonal)
+        row_parts.append(torch.logsumexp(logits, dim=1))
+        if columns:
+            col_lse = torch.logaddexp(col_lse, torch.logsumexp(logits, dim=0))
+    return torch.cat(row_parts), col_lse
+
+
+def reference_backward(
+    grad_row: Tensor | None,
+    grad_col: Tensor | None,
+    row_lse: Tensor,
+    col_lse: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    need_x: bool,
+    need_y: bool,
+    need_scale: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients in torch operations that autograd can differentiate again; unwanted ones come back empty."""
+    wide_x, wide_y = _widen(x, y, score)
+    self_mode = y is None
+    want_rows, want_cols = need_x, need_x if self_mode else need_y
+    # A row or column without a finite score has the value -inf and gets the gradient 0, not NaN.
+    row_lse = row_lse.masked_fill(row_lse == -math.inf, math.inf)
+    col_lse = col_lse.masked_fill(col_lse == -math.inf, math.inf)
+
+    row_parts: list[Tensor] = []
+    dy = torch.zeros_like(wide_y) if want_cols else wide_x.new_empty(0)
+    dscale = wide_x.new_zeros(()) if need_scale else wide_x.new_empty(0)
+    mass = wide_x.new_zeros(wide_y.shape[0])  # column sums of G
+    for rows in _blocks(wide_x.shape[0], wide_y.shape[0]):
+        scores, logits = _block_logits(rows, wide_x, wide_y, scale, bias, score, exclude_diagonal)
+        g = torch.zeros_like(logits)
+        if grad_row is not None:
+            g = g + grad_row[rows, None] * torch.exp(logits - row_lse[rows, None])
+        if grad_col is not None:
+            g = g + grad_col * torch.exp(logits - col_lse)
+        if want_rows:
+            part = g @ wide_y
+            row_parts.append(part if score == "dot" else 2 * (part - g.sum(1, keepdim=True) * wide_x[rows]))
+        if want_cols:
+            dy = dy + g.T @ wide_x[rows]
+        mass = mass + g.sum(0)
+        if need_scale:
+            dscale = dscale + (g * scores).sum()
+    dx = wide_x.new_empty(0)
+    if want_rows:
+        dx = scale * torch.cat(row_parts)
+    if want_cols:
+        dy = scale * (dy if score == "dot" else 2 * (dy - mass[:, None] * wide_y))
+    if self_mode and want_rows:
+        dx, dy = dx + dy, wide_x.new_empty(0)
+    dbias = mass if need_bias else wide_x.new_empty(0)
+    return dx.to(x.dtype), dy.to(x.dtype), dscale.reshape(scale.shape) if need_scale else dscale, dbias
+
+
+_library.impl("pairwise_lse", reference_forward, "CompositeExplicitAutograd")
+_library.impl("pairwise_lse_backward", reference_backward, "CompositeExplicitAutograd")
+
+
+# ----------------------------------------------------------------------------------------- shapes, autograd, vmap
+
+
+@torch.library.register_fake(_NAME, lib=_library)
+def _fake_forward(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    columns: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(x.dtype)
+    m = (x if y is None else y).shape[0]
+    return x.new_empty(x.shape[0], dtype=dtype), x.new_empty(m if columns else 0, dtype=dtype)
+
+
+@torch.library.register_fake(_BACKWARD_NAME, lib=_library)
+def _fake_backward(
+    grad_row: Tensor | None,
+    grad_col: Tensor | None,
+    row_lse: Tensor,
+    col_lse: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    need_x: bool,
+    need_y: bool,
+    need_scale: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(x.dtype)
+    m = (x if y is None else y).shape[0]
+    return (
+        x.new_empty(x.shape if need_x else 0),
+        x.new_empty(y.shape if need_y and y is not None else 0),
+        x.new_empty(scale.shape if need_scale else 0, dtype=dtype),
+        x.new_empty(m if need_bias else 0, dtype=dtype),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, scale, bias, score, exclude_diagonal, columns = inputs
+    ctx.save_for_backward(x, y, scale, bias, *output)
+    ctx.options = (score, exclude_diagonal, columns)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, y, scale, bias, row_lse, col_lse = ctx.saved_tensors
+    score, exclude_diagonal, columns = ctx.options
+    if not columns:
+        grad_col = None
+    if grad_row is None and grad_col is None:
+        return (None,) * 7
+    need_x, need_y, need_scale, need_bias = ctx.needs_input_grad[:4]
+    need = (need_x, need_y and y is not None, need_scale, need_bias and bias is not None)
+    backward = _BackwardFunction.apply if _in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
+    found = backward(
+        grad_row, grad_col, row_lse, col_lse, x, y, scale, bias, score, exclude_diagonal, *need
+    )
+    return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), None, None, None)
+
+
+def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:8])
+    ctx.options = inputs[8:]
+    ctx.set_materialize_grads(False)
+
+
+def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Second derivatives through the reference: differentiable at any order, but with O(N M) memory."""
+    inputs = list(ctx.saved_tensors)
+    wanted = [i for i in range(8) if inputs[i] is not None and ctx.needs_input_grad[i]]
+    used = [i for i, gradient in enumerate(grads) if gradient is not None]
+    if not wanted or not used:
+        return (None,) * 14
+
+    def of_wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
+        for i, tensor in zip(wanted, tensors, strict=True):
+            inputs[i] = tensor
+        outputs = reference_backward(*inputs, *ctx.options)
+        return tuple(outputs[i] for i in used)
+
+    _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
+    found = pull_back(tuple(grads[i] for i in used))
+    result: list[Tensor | None] = [None] * 14
+    for i, gradient in zip(wanted, found, strict=True):
+        result[i] = gradient
+    return tuple(result)
+
+
+torch.library.register_autograd(_NAME, _gradients, setup_context=_setup_context, lib=_library)
+torch.library.register_autograd(
+    _BACKWARD_NAME, _second_gradients, setup_context=_setup_backward_context, lib=_library
+)
+
+
+class _ForwardFunction(torch.autograd.Function):
+    """The same gradients for torch.func transforms, which accept no operator registered by register_autograd."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return torch.ops.mi_estimators.pairwise_lse(*args)
+
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_gradients)
+
+
+class _BackwardFunction(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return torch.ops.mi_estimators.pairwise_lse_backward(*args)
+
+    setup_context = staticmethod(_setup_backward_context)
+    backward = staticmethod(_second_gradients)
+
+
+def _in_functorch() -> bool:
+    return torch._C._are_functorch_transforms_active()
+
+
+def _batched(op: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    """Batching rule: one call per batch element. The kernels have no batch dimension."""
+    results = [
+        op(*(a.select(d, b) if d is not None else a for a, d in zip(args, in_dims, strict=True)))
+        for b in range(info.batch_size)
+    ]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+torch.library.register_vmap(
+    _NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse), lib=_library
+)
+torch.library.register_vmap(
+    _BACKWARD_NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse_backward), lib=_library
+)
+
+_extension.load()
+
+
+# ------------------------------------------------------------------------------------------------ public function
+
+
+def _autocast(x: Tensor, y: Tensor | None, score: str) -> tuple[Tensor, Tensor | None]:
+    """Under autocast: products in the autocast dtype, as for matmul; distances in float32, as for cdist."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, y
+    dtype = torch.get_autocast_dtype(device) if score == "dot" else torch.float32
+    x = x if x.dtype == torch.float64 else x.to(dtype)
+    return x, y if y is None or y.dtype == torch.float64 else y.to(dtype)
+
+
+def _as_scale(scale: float | Tensor, x: Tensor) -> Tensor:
+    dtype = accumulation_dtype(x.dtype)
+    if not isinstance(scale, Tensor):
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            raise TypeError(f"scale: want a number or a tensor with one element, got {_checks.describe(scale)}")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale: want a finite number, got {scale!r}")
+        return torch.full((), scale, dtype=dtype, device=x.device)
+    if scale.numel() != 1:
+        raise ValueError(f"scale: want a number or a tensor with one element, got {_checks.describe(scale)}")
+    if not scale.is_floating_point():
+        raise TypeError(f"scale: want a floating-point tensor, got {_checks.describe(scale)}")
+    _checks.finite("scale", scale)
+    return scale.to(device=x.device, dtype=dtype).reshape(())
+
+
+def _check_bias(bias: Tensor, x: Tensor, m: int) -> Tensor:
+    _checks.floating("bias", bias, ndim=1)
+    if bias.shape[0] != m:
+        raise ValueError(f"bias: want one value per column ({m}), got {_checks.describe(bias)}")
+    if bias.device != x.device:
+        raise ValueError(f"bias: want the device of x ({x.device}), got {_checks.describe(bias)}")
+    if _checks.concrete(bias) and bool((bias.isnan() | (bias == math.inf)).any()):
+        raise ValueError(f"bias: want finite values or -inf, got NaN or +inf in {_checks.describe(bias)}")
+    return bias.to(accumulation_dtype(x.dtype))
+
+
+def pairwise_lse(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    score: str = "dot",
+    bias: Tensor | None = None,
+    exclude_diagonal: bool = False,
+    columns: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Log-sum-exp over all pairs of rows of two matrices; the N x M scores are never stored.
+
+    .. math::
+        s_{ij} = \mathrm{scale} \cdot \mathrm{score}(x_i, y_j) + \mathrm{bias}_j, \qquad
+        \mathrm{row}_i = \log \sum_j e^{s_{ij}}, \qquad \mathrm{col}_j = \log \sum_i e^{s_{ij}}
+
+    Memory is O((N + M) d) forward and backward. Gradients flow to ``x``, ``y``, ``scale`` and ``bias``. Sums are held
+    in float32 for half types (float64 for float64) and shifted by their maximum, so any finite score is safe. A row
+    whose scores are all ``-inf`` has the value ``-inf`` and gradient 0. Second derivatives are supported through the
+    torch reference and need O(N M) memory. Under autocast, dot products run in the autocast dtype and squared
+    distances in float32.
+
+    Args:
+        x: the rows.
+        y: the columns; ``None`` pairs ``x`` with itself (and costs less than passing it twice).
+        scale: a number, or a tensor with one element, which may require a gradient.
+        score: ``"dot"`` for :math:`x_i \cdot y_j`, ``"sqeuclidean"`` for :math:`-|x_i - y_j|^2`.
+        bias: added to every score of a column; ``-inf`` leaves a column out.
+        exclude_diagonal: leave the pairs ``i == j`` out of every sum.
+        columns: return the column results too, from the same pass.
+
+    Shape:
+        - x: :math:`(N, d)`, y: :math:`(M, d)`, scale: one element, bias: :math:`(M,)`
+        - Output: row :math:`(N,)`, or the pair row :math:`(N,)`, col :math:`(M,)` if ``columns``; float32 for
+          float32, bfloat16 and float16 inputs, float64 for float64.
+
+    Raises:
+        TypeError: not floating-point tensors, or dtypes that differ.
+        ValueError: shapes or devices that do not match, an empty side, NaN or infinite values (looked at on the CPU
+            only), an unknown score, or one point paired with itself alone while the diagonal is excluded.
+
+    Example:
+        >>> x, y = torch.randn(8, 3), torch.randn(5, 3)
+        >>> torch.allclose(pairwise_lse(x, y), torch.logsumexp(x @ y.T, dim=1))
+        True
+    """
+    _checks.choice("score", score, SCORES)
+    _checks.floating("x", x)
+    if y is not None:
+        _checks.floating("y", y)
+        if not torch.is_autocast_enabled(x.device.type):
+            _checks.alike("y", y, "x", x)
+    m = x.shape[0] if y is None else y.shape[0]
+    if exclude_diagonal and (x.shape[0] == 1 or m == 1):
+        raise ValueError(
+            f"exclude_diagonal: want at least 2 rows and 2 columns when the diagonal is left out, got {x.shape[0]} x {m}"
+        )
+    _checks.finite("x", x)
+    if y is not None:
+        _checks.finite("y", y)
+    return unchecked_pairwise_lse(
+        x, y, scale=scale, score=score, bias=bias, exclude_diagonal=exclude_diagonal, columns=columns
+    )
+
+
+def unchecked_pairwise_lse(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    score: str = "dot",
+    bias: Tensor | None = None,
+    exclude_diagonal: bool = False,
+    columns: bool = False,
+) -> Any:
+    """:func:`pairwise_lse` for callers that have checked ``x`` and ``y`` under their own argument names."""
+    x, y = _autocast(x, y, score)
+    if y is not None:
+        _checks.alike("y", y, "x", x)
+    scale = _as_scale(scale, x)
+    if bias is not None:
+        bias = _check_bias(bias, x, x.shape[0] if y is None else y.shape[0])
+    operator = _ForwardFunction.apply if _in_functorch() else torch.ops.mi_estimators.pairwise_lse
+    row_lse, col_lse = operator(x, y, scale, bias, score, exclude_diagonal, columns)
+    return (row_lse, col_lse) if columns else row_lse
