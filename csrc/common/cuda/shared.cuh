@@ -1,0 +1,27 @@
+// Shared-memory tiles that kernels index by row and column.
+//
+// On the GPU a tile is a raw array. The CPU build of the kernels (MI_SIMT, tests only) puts a type of the same interface
+// in its place that checks every index and poisons what was not written.
+#pragma once
+
+#ifdef MI_SIMT
+#include "simt/shared.h"
+#else
+
+#include <cuda_runtime.h>
+
+namespace mi::cuda {
+
+// Rows of kCols elements, kPitch apart. The alignment lets neighbouring elements of a row be read as one 16-byte word.
+template <typename T, int kRows, int kCols, int kPitch = kCols>
+struct alignas(16) SharedTile {
+  static_assert(kPitch >= kCols);
+  T data[kRows * kPitch];
+
+  __device__ __forceinline__ T& operator()(int row, int col) { return data[row * kPitch + col]; }
+  __device__ __forceinline__ const T& operator()(int row, int col) const { return data[row * kPitch + col]; }
+};
+
+}  // namespace mi::cuda
+
+#endif

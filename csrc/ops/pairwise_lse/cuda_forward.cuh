@@ -1,0 +1,95 @@
+// The forward kernels of pairwise log-sum-exp; cuda.cu says how they work together.
+#pragma once
+
+#include "common/cuda/numeric.cuh"
+#include "common/cuda/online_lse.cuh"
+#include "common/cuda/tile.cuh"
+
+namespace mi::cuda {
+
+template <typename T>
+struct LsePass {
+  using A = Acc<T>;
+  const T* x;
+  const T* y;
+  const A* scale;
+  const A* bias;  // or null
+  int64_t n, m, d;
+  bool exclude_diagonal;
+  LseState<A>* row_parts;  // [splits * kRowParts, n]
+  LseState<A>* col_parts;  // [strips * kColParts, m], or null
+};
+
+// Grid: (strips, splits).
+template <typename T, Score kScore>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(LsePass<T> p) {
+  using A = Acc<T>;
+  using Shape = Tile<A>;
+  constexpr int R = Shape::kThreadRows, C = Shape::kThreadCols;
+  constexpr int kPush = 8;  // pairs per move of the running maximum
+  __shared__ typename Shape::RowChunk row_chunk;
+  __shared__ typename Shape::ColChunk col_chunk;
+  __shared__ typename Shape::Pairs pairs;
+
+  const int thread = static_cast<int>(threadIdx.x), first_row = thread_y() * R, first_col = thread_x() * C;
+  const int row = thread % Shape::kRows, row_part = thread / Shape::kRows;
+  const int col = thread % Shape::kCols, col_part = thread / Shape::kCols;
+  const A scale = *p.scale;
+  const TileRange row_tiles = tile_range(ceil_div(p.n, Shape::kRows), blockIdx.x, gridDim.x);
+  const TileRange col_tiles = tile_range(ceil_div(p.m, Shape::kCols), blockIdx.y, gridDim.y);
+
+  for (int64_t row_tile = row_tiles.begin; row_tile < row_tiles.end; ++row_tile) {
+    const int64_t row0 = row_tile * Shape::kRows;
+    LseState<A> row_state = lse_empty<A>();
+
+    for (int64_t col_tile = col_tiles.begin; col_tile < col_tiles.end; ++col_tile) {
+      const int64_t col0 = col_tile * Shape::kCols;
+      A q[R][C];
+      score_tile<kScore>(q, row_chunk, col_chunk, p.x, row0, p.n, p.y, col0, p.m, p.d);
+#pragma unroll
+      for (int c = 0; c < C; ++c) {
+        const int64_t j = col0 + first_col + c;
+        const A bias = p.bias != nullptr && j < p.m ? p.bias[j] : A(0);
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+          const int64_t i = row0 + first_row + r;
+          const bool excluded = i >= p.n || j >= p.m || (p.exclude_diagonal && i == j);
+          pairs(first_col + c, first_row + r) = excluded ? -infinity<A>() : fma(scale, q[r][c], bias);
+        }
+      }
+      __syncthreads();
+
+#pragma unroll 1
+      for (int c = 0; c < Shape::kPartCols; c += kPush) {
+        A s[kPush];
+#pragma unroll
+        for (int i = 0; i < kPush; ++i) s[i] = pairs(row_part * Shape::kPartCols + c + i, row);
+        lse_push(row_state, s);
+      }
+      if (p.col_parts != nullptr && col0 + col < p.m) {
+        LseState<A>& stored = p.col_parts[(blockIdx.x * Shape::kColParts + col_part) * p.m + col0 + col];
+        LseState<A> col_state = row_tile == row_tiles.begin ? lse_empty<A>() : stored;
+#pragma unroll 1
+        for (int r = 0; r < Shape::kPartRows; r += kPush) {
+          A s[kPush];
+#pragma unroll
+          for (int i = 0; i < kPush; ++i) s[i] = pairs(col, col_part * Shape::kPartRows + r + i);
+          lse_push(col_state, s);
+        }
+        stored = col_state;
+      }
+    }
+    if (row0 + row < p.n) p.row_parts[(blockIdx.y * Shape::kRowParts + row_part) * p.n + row0 + row] = row_state;
+  }
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kThreads) merge_states_kernel(const LseState<A>* parts, int count, int64_t n, A* lse) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n) return;
+  LseState<A> state = parts[i];
+  for (int part = 1; part < count; ++part) state = lse_merge(state, parts[part * n + i]);
+  lse[i] = lse_value(state);
+}
+
+}  // namespace mi::cuda
