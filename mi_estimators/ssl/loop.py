@@ -1,0 +1,354 @@
+"""The training loop: one for all methods. It owns data, devices, checkpoints, probes and logs; a method owns its loss.
+
+Every draw of randomness is seeded by what it is for and by its step, never by what was drawn before it. The state of a
+run is then its weights, its optimizer and the number of its step, and a resumed run repeats, bit for bit, the one that
+was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from mi_estimators import _checks
+from mi_estimators._extras import require
+from mi_estimators.ssl import checkpoint
+from mi_estimators.ssl.augment import VIEWS, ViewMaker
+from mi_estimators.ssl.backbones import ENCODERS
+from mi_estimators.ssl.data import DATASETS, Batches, ImageSet, derived_seed, load, unknown
+from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
+from mi_estimators.ssl.logs import RunLog, write_json
+from mi_estimators.ssl.method import Method, Preset
+from mi_estimators.ssl.methods import METHODS
+from mi_estimators.ssl.probe import probe_method, probe_pixels
+
+PRECISIONS = ("32-true", "bf16-mixed")
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run. ``None`` for steps, batch_size or lr takes the method's preset for the image set.
+
+    Attributes:
+        method: a key of :data:`METHODS`.
+        out: the run's folder.
+        data: a key of :data:`mi_estimators.ssl.data.DATASETS`.
+        data_dir: folder of the data files, where the set needs one.
+        encoder: a key of :data:`mi_estimators.ssl.backbones.ENCODERS`.
+        steps: optimizer steps.
+        batch_size: images a step: K pairs, and the held-out bounds' K.
+        lr: Adam's learning rate.
+        seed: seed of weights, order of images, views and held-out batches.
+        eval_every: steps between held-out evaluations.
+        checkpoint_every: steps between checkpoints.
+        accelerator: Lightning Fabric's: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        precision: Lightning Fabric's ``"32-true"`` or ``"bf16-mixed"``.
+        options: the method's own settings, by name.
+    """
+
+    method: str
+    out: str = _option("", "folder of the run")
+    data: str = _option("digits", f"image set: {', '.join(DATASETS)}")
+    data_dir: str | None = _option(None, "folder of the official IDX files, .gz or plain")
+    encoder: str = _option("mlp", f"encoder: {', '.join(ENCODERS)}")
+    steps: int | None = _option(None, "optimizer steps")
+    batch_size: int | None = _option(None, "images a step, K: InfoNCE cannot exceed log K")
+    lr: float | None = _option(None, "learning rate of Adam")
+    seed: int = _option(0, "seed of everything random")
+    eval_every: int = _option(250, "steps between held-out evaluations")
+    checkpoint_every: int = _option(250, "steps between checkpoints")
+    accelerator: str = _option("auto", "device: auto, cpu, cuda, mps")
+    precision: str = _option("32-true", f"arithmetic of training: {', '.join(PRECISIONS)}")
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolved(self) -> TrainConfig:
+        """The same settings, checked, with the presets filled in.
+
+        Raises:
+            ValueError: an unknown name, with the nearest that is known, or a number out of range.
+        """
+        if self.method not in METHODS:
+            raise ValueError(f"method: {unknown(self.method, METHODS)}")
+        for name, table in (("data", DATASETS), ("encoder", ENCODERS)):
+            if getattr(self, name) not in table:
+                raise ValueError(f"{name}: {unknown(getattr(self, name), table)}")
+        if not self.out:
+            raise ValueError("out: want a folder for the run, got none")
+        accepted = method_options(METHODS[self.method])
+        for name in self.options:
+            if name not in accepted:
+                raise ValueError(f"{name}: no setting of {self.method}; {unknown(name, accepted)}")
+        preset = preset_of(METHODS[self.method], self.data)
+        chosen = {
+            name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)
+            for name in ("steps", "batch_size", "lr")
+        }
+        options = {name: parameter.default for name, parameter in accepted.items()} | dict(self.options)
+        config = dataclasses.replace(self, **chosen, options=options)
+        for name in ("steps", "batch_size", "eval_every", "checkpoint_every"):
+            value = getattr(config, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: want an integer >= 1, got {_checks.describe(value)}")
+        _checks.positive("lr", chosen["lr"])
+        _checks.choice("precision", config.precision, PRECISIONS)
+        return config
+
+
+# What a resumed run may change: nothing that the weights depend on, but how far to go and where things are.
+CHANGEABLE = ("steps", "eval_every", "checkpoint_every", "data_dir", "out", "accelerator")
+
+
+def preset_of(method: type[Method], data: str) -> Preset:
+    """A method's defaults for an image set."""
+    return method.presets.get(data, method.presets["mnist"])
+
+
+def method_options(method: type[Method]) -> dict[str, inspect.Parameter]:
+    """A method's own settings: the keyword-only parameters of its constructor."""
+    parameters = inspect.signature(method).parameters
+    return {name: value for name, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop (SIGTERM or SIGINT), saved a checkpoint and can be resumed."""
+
+
+def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Train a method from the start.
+
+    Writes into ``config.out``: ``config.json``; ``metrics.jsonl``, ``metrics.csv`` and ``tensorboard/`` with a row per
+    evaluation; ``checkpoint.pt``; and at the end ``results.json``. Every file but TensorBoard's is written atomically.
+
+    Args:
+        config: the settings.
+        overwrite: remove a run that ``config.out`` already holds.
+        progress: called with steps done, steps in all and the newest row, after each step.
+
+    Returns:
+        What ``results.json`` holds: ``config``, ``probe`` (test accuracy of ``pixels``, of the representation
+        ``before`` and ``after`` training), ``heldout`` (the last row of bounds, in nats) and ``history`` (all rows).
+
+    Raises:
+        ValueError: a setting is wrong, or a data file damaged.
+        FileNotFoundError: a data file is missing.
+        FileExistsError: ``config.out`` holds a run and ``overwrite`` is false.
+        FloatingPointError: the loss is not finite; the last checkpoint stays.
+        Interrupted: SIGTERM or SIGINT arrived.
+    """
+    config = config.resolved()
+    data = load(config.data, config.data_dir)
+    run = _Run(config, data)
+    folder = Path(config.out)
+    held = [folder / name for name in _FILES if (folder / name).exists()]
+    if held and not overwrite:
+        raise FileExistsError(
+            f"out: {folder} already holds a run ({held[0].name}); resume it, overwrite it, or choose another"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"out: {folder} is not a folder")
+    for path in held:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    return run.go(progress)
+
+
+def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any) -> dict[str, Any]:
+    """Continue a stopped or killed run from its checkpoint, bit for bit as if it had never stopped.
+
+    Args:
+        out: the run's folder.
+        progress: as in :func:`train`.
+        **changes: settings to change; of those that differ from the run's, only steps, eval_every, checkpoint_every,
+            data_dir and accelerator may.
+
+    Returns:
+        As :func:`train`.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged, a change is not allowed, or the data is not that of the run.
+    """
+    state = checkpoint.load(Path(out) / "checkpoint.pt")
+    stored = TrainConfig(**state["config"])
+    changes = {name: value for name, value in changes.items() if value is not None}
+    options = changes.pop("options", {})
+    for name, value in {**options, **changes}.items():
+        old = stored.options.get(name) if name in options else getattr(stored, name)
+        if value != old and name not in CHANGEABLE:
+            raise ValueError(f"{name}: the run in {out} has {old!r}, which cannot become {value!r} when it is resumed")
+    config = dataclasses.replace(stored, **changes, out=str(out)).resolved()
+    assert config.steps is not None
+    if config.steps < state["step"]:
+        raise ValueError(f"steps: the run in {out} is already at step {state['step']}, got {config.steps}")
+    data = load(config.data, config.data_dir)
+    if data.digest != state["data_digest"]:
+        raise ValueError(f"data_dir: the {config.data} images there are not those the run in {out} was started on")
+    return _Run(config, data, state).go(progress)
+
+
+_FILES = ("config.json", "checkpoint.pt", "results.json", "metrics.jsonl", "metrics.csv", "tensorboard")
+
+
+class _Run:
+    """A run in progress: networks, optimizer, data, and what a checkpoint holds of them."""
+
+    def __init__(self, config: TrainConfig, data: ImageSet, state: dict[str, Any] | None = None) -> None:
+        assert config.steps is not None
+        assert config.batch_size is not None
+        assert config.lr is not None
+        self.config, self.steps, self.batch_size = config, config.steps, config.batch_size
+        self.folder = Path(config.out)
+        self.digest = data.digest
+        self.view: ViewMaker = VIEWS[METHODS[config.method].view]()
+        self.view.check(data.shape)
+        self.batches = Batches(len(data.train), config.batch_size, config.seed)
+
+        fabric = require("lightning_fabric", "train")
+        self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        device = self.fabric.device
+        self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(config.seed, "weights"))
+            channels, height, width = self.view.anchor(data.test.pixels(slice(1))).shape[1:]
+            make_encoder = functools.partial(ENCODERS[config.encoder], (channels, height, width))
+            self.method = METHODS[config.method](make_encoder, **config.options)
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.lr)
+        self.model, self.stepper = self.fabric.setup(self.method, self.optimizer)
+        self.model.mark_forward_method("step")
+
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+        self.probe: dict[str, float] = {}
+        self.sums: dict[str, float] = {}  # of the training terms since the last row
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.rows, self.probe, self.sums = (state[name] for name in ("step", "rows", "probe", "sums"))
+
+    def save(self) -> None:
+        for name, tensor in self.method.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(f"step {self.step}: {name} is not finite; {self._last_checkpoint()}")
+        state = {
+            "config": {**dataclasses.asdict(self.config), "options": dict(self.config.options)},
+            "data_digest": self.digest,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in ("step", "rows", "probe", "sums")},
+        }
+        checkpoint.save(self.folder / "checkpoint.pt", state)
+
+    def go(self, progress: Progress | None) -> dict[str, Any]:
+        with torch.random.fork_rng(), _stop_signals() as stop:
+            (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
+            write_json(self.folder / "config.json", dataclasses.asdict(self.config))
+            if not self.probe:
+                self.probe = {
+                    "pixels": probe_pixels(self.data, self.view),
+                    "before": probe_method(self.method, self.data, self.view),
+                }
+                self.rows.append({"step": 0, **self._evaluate()})
+                self.save()
+            log = RunLog(self.folder, self.rows)
+            try:
+                while self.step < self.steps:
+                    self._train_step()
+                    last = self.step == self.steps
+                    if last or self.step % self.config.eval_every == 0:
+                        self._log_row(log)
+                    if progress is not None:
+                        progress(self.step, self.steps, self.rows[-1])
+                    if last or stop or self.step % self.config.checkpoint_every == 0:
+                        self.save()
+                    if stop and not last:
+                        raise Interrupted(
+                            f"{stop[0]}: stopped at step {self.step} of {self.steps}; resume the run in {self.folder}"
+                        )
+                after = probe_method(self.method, self.data, self.view)
+                log.scalars({f"probe/{name}": value for name, value in self.probe.items()}, 0)
+                log.scalars({"probe/after": after}, self.step)
+            finally:
+                log.close()
+            results = {
+                "config": dataclasses.asdict(self.config),
+                "probe": {**self.probe, "after": after},
+                "heldout": self.rows[-1],
+                "history": self.rows,
+            }
+            write_json(self.folder / "results.json", results)
+            return results
+
+    def _train_step(self) -> None:
+        index = self.batches[self.step].to(self.fabric.device)
+        torch.manual_seed(derived_seed(self.config.seed, "views", self.step))
+        views = self.view(self.data.train.pixels(index))
+        try:
+            terms = self.model.step(views)
+        except ValueError as error:
+            # On the CPU the losses look at their inputs, and name the one that is not finite.
+            raise FloatingPointError(f"step {self.step + 1}: {error}; {self._last_checkpoint()}") from error
+        values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            every = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+            raise FloatingPointError(
+                f"step {self.step + 1}: {' and '.join(bad)} (terms: {every}); {self._last_checkpoint()}"
+            )
+        self.stepper.zero_grad()
+        self.fabric.backward(terms["loss"])
+        self.stepper.step()
+        self.step += 1
+        for name, value in {**values, "count": 1.0}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _log_row(self, log: RunLog) -> None:
+        count = self.sums.pop("count")
+        row = {"step": self.step, **{name: total / count for name, total in self.sums.items()}, **self._evaluate()}
+        self.sums = {}
+        self.rows.append(row)
+        log.add(row)
+        warn_at_the_ends(row, self.step)
+
+    def _evaluate(self) -> dict[str, float]:
+        return evaluate(self.method, self.data.test, self.view, self.batch_size, self.config.seed)
+
+    def _last_checkpoint(self) -> str:
+        path = self.folder / "checkpoint.pt"
+        return f"the last checkpoint is {path}" if path.exists() else "no checkpoint was written"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Collect the names of SIGTERM and SIGINT instead of dying of them, so that a step ends before the run does."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield received
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

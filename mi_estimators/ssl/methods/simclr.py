@@ -1,0 +1,74 @@
+"""SimCLR (Chen et al. 2020), and SimCLR+ER (Rodriguez-Galvez et al. 2023)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mi_estimators import _checks
+from mi_estimators.losses import EntropyReconstruction, NTXent
+from mi_estimators.ssl.augment import Views
+from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.method import MakeEncoder, Method, Preset
+
+
+class SimCLR(Method):
+    """Two augmentations of an image, one encoder, a projection onto the unit sphere.
+
+    ``native`` minimises NT-Xent; ``er`` minimises reconstruction minus entropy, with von Mises-Fisher densities, in
+    both directions: both maximise the information that one view's embedding holds about the other's.
+    """
+
+    view: ClassVar = "augment"
+    presets: ClassVar = {
+        "digits": Preset(steps=1500, batch_size=256, lr=1e-3),
+        "mnist": Preset(steps=5000, batch_size=256, lr=1e-3),
+    }
+
+    def __init__(
+        self,
+        make_encoder: MakeEncoder,
+        *,
+        objective: Annotated[str, "native (NT-Xent) or er (entropy + reconstruction)"] = "native",
+        temperature: Annotated[float, "temperature of NT-Xent"] = 0.5,
+        kappa: Annotated[float, "von Mises-Fisher concentration of the ER objective and of the logged ER bound"] = 10.0,
+        projection: Annotated[int, "dimension of the sphere's ambient space"] = 64,
+    ) -> None:
+        super().__init__()
+        _checks.choice("objective", objective, ("native", "er"))
+        _checks.positive("temperature", temperature)
+        _checks.positive("kappa", kappa)
+        _checks.positive("projection", projection)
+        self.encoder = make_encoder()
+        self.head = projection_head(self.encoder.dim, projection)
+        self.objective = objective
+        self.kappa = kappa
+        # The critic that goes with each loss: NT-Xent's own logits, or the log-density of q(z2 | z1) up to a constant.
+        self.inverse_temperature = 1 / temperature if objective == "native" else kappa
+        self.nt_xent = NTXent(temperature=temperature)
+        self.entropy_reconstruction = EntropyReconstruction(support="sphere", bandwidth=kappa)
+
+    def step(self, views: Views) -> dict[str, Tensor]:
+        """Loss of a batch of pairs; with ``er`` also its entropy and reconstruction, mean of the two directions."""
+        z1, z2 = self.embed(views)
+        if self.objective == "native":
+            return {"loss": self.nt_xent(z1, z2)}
+        forward, backward = self.entropy_reconstruction.terms(z1, z2), self.entropy_reconstruction.terms(z2, z1)
+        entropy = (forward.entropy + backward.entropy) / 2
+        reconstruction = (forward.reconstruction + backward.reconstruction) / 2
+        return {"loss": -entropy - reconstruction, "train_entropy": entropy, "train_reconstruction": reconstruction}
+
+    def embed(self, views: Views) -> Views:
+        """Unit projections of both views."""
+        first, second = (F.normalize(self.head(self.encoder(view)), dim=1) for view in views)
+        return first, second
+
+    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Cosines over the temperature (``er``: times kappa)."""
+        return self.inverse_temperature * super().scores(z1, z2)
+
+    def represent(self, view: Tensor) -> Tensor:
+        """The encoder's output, before the projection."""
+        return self.encoder(view)
