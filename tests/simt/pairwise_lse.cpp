@@ -1,0 +1,26 @@
+// The CUDA kernels of pairwise_lse as a CPU library with C functions.
+#include "ops/pairwise_lse/cuda.cu"
+
+extern "C" {
+
+size_t forward_workspace(int dtype, const mi::PairwiseLseForward* args) {
+  return mi::pairwise_lse_workspace_bytes(static_cast<mi::DType>(dtype), *args);
+}
+
+size_t backward_workspace(int dtype, const mi::PairwiseLseBackward* args) {
+  return mi::pairwise_lse_workspace_bytes(static_cast<mi::DType>(dtype), *args);
+}
+
+int forward(int dtype, const mi::PairwiseLseForward* args, void* workspace) {
+  return mi::pairwise_lse_forward(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
+}
+
+int backward(int dtype, const mi::PairwiseLseBackward* args, void* workspace) {
+  return mi::pairwise_lse_backward(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
+}
+
+const char* last_error() { return simt::last_error().c_str(); }
+
+void set_schedule(int reversed) { simt::set_schedule(reversed != 0); }
+
+}  // extern "C"

@@ -1,0 +1,367 @@
+"""The CUDA kernels of pairwise_lse, run on the CPU, against fp64."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+DTYPES = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+CODES = {name: code for code, name in enumerate(DTYPES)}
+SCORES = {"dot": 0, "sqeuclidean": 1}
+# Around every buffer that the kernels see. It must survive, and what is read from it (NaN) shows in the results.
+GUARD = 64
+
+
+class Pairs(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "y", "scale", "bias")),
+        *((name, ctypes.c_int64) for name in ("n", "m", "d")),
+        ("score", ctypes.c_int32),
+        ("exclude_diagonal", ctypes.c_bool),
+    )
+
+
+class Forward(ctypes.Structure):
+    _fields_ = (("pairs", Pairs), ("row_lse", ctypes.c_void_p), ("col_lse", ctypes.c_void_p))
+
+
+BACKWARD_BUFFERS = ("row_lse", "col_lse", "grad_row", "grad_col", "dx", "dy", "dscale", "dbias")
+
+
+class Backward(ctypes.Structure):
+    _fields_ = (("pairs", Pairs), *((name, ctypes.c_void_p) for name in BACKWARD_BUFFERS))
+
+
+class Buffer:
+    """Memory for a kernel, all NaN at first, with a guard on both sides."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.size = int(np.prod(shape))
+        self.memory = torch.full((self.size + 2 * GUARD,), torch.nan, dtype=dtype)
+        self.tensor = self.memory[GUARD : GUARD + self.size].view(shape)
+
+    @property
+    def pointer(self) -> int:
+        return self.tensor.data_ptr()
+
+    def check(self, name: str) -> None:
+        assert self.memory[:GUARD].isnan().all(), f"{name}: written before its start"
+        assert self.memory[GUARD + self.size :].isnan().all(), f"{name}: written past its end"
+
+
+@dataclass
+class Problem:
+    """One call: its inputs in the element type, and what is asked for."""
+
+    n: int
+    m: int
+    d: int
+    dtype: str = "f32"
+    score: str = "dot"
+    scale: float = 0.7
+    bias: torch.Tensor | None = None
+    exclude_diagonal: bool = False
+    rows: bool = True
+    columns: bool = True
+    self_mode: bool = False
+    spread: float = 1.0
+    offset: float = 0.0
+    seed: int = 0
+    wanted: frozenset[str] = frozenset({"dx", "dy", "dscale", "dbias"})
+    x: torch.Tensor = field(init=False)
+    y: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        size = self.spread / self.d**0.5
+        self.x = (normal(self.n, self.d) * size + self.offset).to(DTYPES[self.dtype])
+        self.y = self.x if self.self_mode else (normal(self.m, self.d) * size + self.offset).to(DTYPES[self.dtype])
+        self.grad_row = normal(self.n).to(self.accumulation) if self.rows else None
+        self.grad_col = normal(self.m).to(self.accumulation) if self.columns else None
+        if self.bias is not None:
+            self.bias = self.bias.to(self.accumulation)
+
+    @property
+    def accumulation(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "f64" else torch.float32
+
+    @property
+    def outputs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        point, acc = DTYPES[self.dtype], self.accumulation
+        shapes = {
+            "dx": ((self.n, self.d), point),
+            "dy": ((self.m, self.d), point),
+            "dscale": ((1,), acc),
+            "dbias": ((self.m,), acc),
+        }
+        skipped = "dy" if self.self_mode else None
+        return {name: shapes[name] for name in shapes if name in self.wanted and name != skipped}
+
+
+def assert_launched(library: ctypes.CDLL, status: int) -> None:
+    assert status == 0, library.last_error().decode() or f"error {status}"
+
+
+def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
+    """Forward and backward through the kernels. Checks every guard."""
+    buffers: dict[str, Buffer] = {}
+
+    def give(name: str, value: torch.Tensor | None) -> int | None:
+        if value is None:
+            return None
+        buffers[name] = Buffer(tuple(value.shape), value.dtype)
+        buffers[name].tensor.copy_(value)
+        return buffers[name].pointer
+
+    def take(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        buffers[name] = Buffer(shape, dtype)
+        return buffers[name].pointer
+
+    code = CODES[problem.dtype]
+    acc = problem.accumulation
+    x = give("x", problem.x)
+    y = x if problem.self_mode else give("y", problem.y)
+    scale = give("scale", torch.tensor([problem.scale], dtype=acc))
+    bias = give("bias", problem.bias)
+    pairs = Pairs(x, y, scale, bias, problem.n, problem.m, problem.d, SCORES[problem.score], problem.exclude_diagonal)
+
+    forward = Forward(pairs, take("row_lse", (problem.n,), acc))
+    if problem.columns:
+        forward.col_lse = take("col_lse", (problem.m,), acc)
+    space = take("forward space", (library.forward_workspace(code, ctypes.byref(forward)) // 4,), torch.float32)
+    assert_launched(library, library.forward(code, ctypes.byref(forward), ctypes.c_void_p(space)))
+
+    backward = Backward(pairs)
+    if problem.grad_row is not None:
+        backward.row_lse, backward.grad_row = forward.row_lse, give("grad_row", problem.grad_row)
+    if problem.grad_col is not None:
+        backward.col_lse, backward.grad_col = forward.col_lse, give("grad_col", problem.grad_col)
+    for name, (shape, dtype) in problem.outputs.items():
+        setattr(backward, name, take(name, shape, dtype))
+    space = take("backward space", (library.backward_workspace(code, ctypes.byref(backward)) // 4,), torch.float32)
+    assert_launched(library, library.backward(code, ctypes.byref(backward), ctypes.c_void_p(space)))
+
+    for name, buffer in buffers.items():
+        buffer.check(name)
+    names = ["row_lse", *(["col_lse"] if problem.columns else []), *problem.outputs]
+    return {name: buffers[name].tensor.clone() for name in names}
+
+
+def evaluate(problem: Problem, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The formulas of the op as they stand, in one dtype, with every pair in memory."""
+    x, y = problem.x.to(dtype), problem.y.to(dtype)
+    difference = x[:, None] - y[None]
+    q = x @ y.T if problem.score == "dot" else -difference.square().sum(-1)
+    s = q * torch.tensor([problem.scale], dtype=problem.accumulation).to(dtype)
+    if problem.bias is not None:
+        s = s + problem.bias.to(dtype)
+    if problem.exclude_diagonal:
+        s = s.masked_fill(torch.eye(problem.n, problem.m, dtype=torch.bool), -torch.inf)
+    row_lse, col_lse = s.logsumexp(1), s.logsumexp(0)
+    weights = torch.zeros_like(s)
+    if problem.grad_row is not None:
+        weights += problem.grad_row.to(dtype)[:, None] * (s - row_lse[:, None]).exp().nan_to_num(0)
+    if problem.grad_col is not None:
+        weights += problem.grad_col.to(dtype) * (s - col_lse).exp().nan_to_num(0)
+    # weights times d score / d point
+    if problem.score == "dot":
+        dx, dy = weights @ y, weights.T @ x
+    else:
+        pull = -2 * weights[:, :, None] * difference
+        dx, dy = pull.sum(1), -pull.sum(0)
+    scale = float(torch.tensor(problem.scale, dtype=problem.accumulation))
+    results = {"row_lse": row_lse, "dscale": (weights * q).sum().view(1), "dbias": weights.sum(0)}
+    if problem.columns:
+        results["col_lse"] = col_lse
+    results |= {"dx": scale * (dx + dy)} if problem.self_mode else {"dx": scale * dx, "dy": scale * dy}
+    return results
+
+
+def check(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
+    """Maximum and mean error at most twice torch's own, at the accumulation dtype and for the same inputs.
+
+    An output unit of rounding is granted on top: small problems torch can get right by luck. For fp64 there is no finer
+    truth at hand; a few dozen units of the largest value, times what the scores' own size costs, must do.
+    """
+    actual = run(library, problem)
+    truth = evaluate(problem, torch.float64)
+    own = evaluate(problem, problem.accumulation)
+    for name, value in actual.items():
+        expected = truth[name]
+        finite = expected.isfinite()
+        assert torch.equal(value.double()[~finite], expected[~finite]), f"{name}: infinities differ"
+        if not finite.any():
+            continue
+        rounded = own[name].to(value.dtype).double()[finite]
+        expected = expected[finite]
+        error, torch_error = (value.double()[finite] - expected).abs(), (rounded - expected).abs()
+        unit = torch.finfo(value.dtype).eps * expected.abs()
+        if problem.dtype == "f64":
+            largest = truth["row_lse"][truth["row_lse"].isfinite()].abs().amax() if truth["row_lse"].isfinite().any() else 0
+            unit = 32 * (1 + largest) * unit.amax().expand_as(unit)
+        for kind in (torch.max, torch.mean):
+            allowed = 2 * kind(torch_error) + kind(unit)
+            assert kind(error) <= allowed, f"{name}: {kind.__name__} error {kind(error):.3g} > {allowed:.3g}"
+    return actual
+
+
+SHAPES = [(1, 1), (1, 2), (2, 1), (3, 31), (31, 3), (65, 65), (129, 77), (77, 129)]
+BIAS = "bias"
+
+
+def bias_for(m: int) -> torch.Tensor:
+    """Some of it -inf, but not the only entry there may be."""
+    bias = torch.linspace(-2, 2, m, dtype=torch.float64)
+    if m > 1:
+        bias[1::5] = -torch.inf
+    return bias
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), SHAPES)
+def test_shapes(kernels: ctypes.CDLL, n: int, m: int, dtype: str, score: str) -> None:
+    check(kernels, Problem(n, m, 17, dtype, score, bias=bias_for(m), exclude_diagonal=min(n, m) > 1))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 8, 64, 129, 256])
+def test_dimensions(kernels: ctypes.CDLL, d: int, dtype: str, score: str) -> None:
+    check(kernels, Problem(33, 66, d, dtype, score))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [2, 3, 65, 131])
+def test_points_paired_with_themselves(kernels: ctypes.CDLL, n: int, dtype: str, score: str) -> None:
+    problem = Problem(n, n, 9, dtype, score, bias=bias_for(n), exclude_diagonal=True, self_mode=True)
+    check(kernels, problem)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("bias", [None, BIAS])
+@pytest.mark.parametrize("exclude_diagonal", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_options(
+    kernels: ctypes.CDLL,
+    score: str,
+    bias: str | None,
+    exclude_diagonal: bool,
+    rows: bool,
+    columns: bool,
+    self_mode: bool,
+) -> None:
+    n, m = (70, 70) if self_mode else (37, 70)
+    given = None if bias is None else bias_for(m)
+    check(
+        kernels,
+        Problem(
+            n,
+            m,
+            5,
+            score=score,
+            bias=given,
+            exclude_diagonal=exclude_diagonal,
+            rows=rows,
+            columns=columns,
+            self_mode=self_mode,
+        ),
+    )
+
+
+@pytest.mark.parametrize("self_mode", [False, True])
+@pytest.mark.parametrize("wanted", ["dx", "dy", "dscale", "dbias", "dx dscale", "dx dbias", "dy dscale", "dscale dbias"])
+def test_gradients_alone_are_the_same(kernels: ctypes.CDLL, wanted: str, self_mode: bool) -> None:
+    problem = Problem(70, 70, 5, bias=bias_for(70), self_mode=self_mode, wanted=frozenset(wanted.split()))
+    check(kernels, problem)
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f32"])
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_big_scores(kernels: ctypes.CDLL, scale: float, dtype: str) -> None:
+    check(kernels, Problem(65, 70, 8, dtype, scale=scale, spread=1.0))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_low_temperature_on_the_sphere(kernels: ctypes.CDLL, dtype: str) -> None:
+    problem = Problem(65, 66, 768, dtype, scale=1 / 0.005)
+    problem.x = torch.nn.functional.normalize(problem.x.double(), dim=1).to(problem.x.dtype)
+    problem.y = torch.nn.functional.normalize(problem.y.double(), dim=1).to(problem.y.dtype)
+    problem.y[:65] = problem.x  # positives: one score of 200 in each row
+    check(kernels, problem)
+
+
+def test_near_points_far_from_the_origin(kernels: ctypes.CDLL) -> None:
+    """The squared distance must not cancel."""
+    check(kernels, Problem(40, 40, 16, score="sqeuclidean", offset=300.0, spread=0.1, scale=20.0, self_mode=True))
+
+
+def test_rows_and_columns_without_a_finite_score(kernels: ctypes.CDLL) -> None:
+    problem = Problem(3, 3, 4, bias=torch.full((3,), -torch.inf, dtype=torch.float64))
+    results = check(kernels, problem)
+    assert (results["row_lse"] == -torch.inf).all()
+    for name in ("dx", "dy", "dscale", "dbias"):
+        assert (results[name] == 0).all(), name
+    # The single pair is excluded.
+    results = check(kernels, Problem(1, 1, 4, exclude_diagonal=True))
+    assert results["row_lse"].item() == -torch.inf
+    assert (results["dx"] == 0).all()
+
+
+def test_a_nan_is_not_lost(kernels: ctypes.CDLL) -> None:
+    problem = Problem(5, 70, 4)
+    problem.y[3, 2] = torch.nan
+    results = run(kernels, problem)
+    assert results["row_lse"].isnan().all()
+    assert results["col_lse"].isnan().tolist() == [j == 3 for j in range(70)]
+    problem = Problem(1, 1, 1)
+    problem.x[0, 0] = torch.nan
+    assert run(kernels, problem)["row_lse"].isnan().all()
+
+
+def test_infinite_scores(kernels: ctypes.CDLL) -> None:
+    problem = Problem(2, 3, 1)
+    problem.x[:], problem.y[:] = torch.tensor([[1.0], [-1.0]]), torch.tensor([[torch.inf], [1.0], [2.0]])
+    results = run(kernels, problem)
+    assert results["row_lse"][0] == torch.inf
+    assert results["row_lse"][1].isfinite()
+
+
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_many_blocks(kernels: ctypes.CDLL, self_mode: bool) -> None:
+    """More tiles than a forward grid has strips and splits: blocks own several."""
+    n, m = (2200, 2200) if self_mode else (2100, 2200)
+    check(kernels, Problem(n, m, 2, bias=bias_for(m), exclude_diagonal=self_mode, self_mode=self_mode))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_again_and_in_any_order_of_threads(kernels: ctypes.CDLL, dtype: str, score: str) -> None:
+    """A missing barrier would show in the second comparison."""
+    problem = Problem(129, 77, 40, dtype, score, bias=bias_for(77))
+    first, again = run(kernels, problem), run(kernels, problem)
+    kernels.set_schedule(1)
+    try:
+        reverse = run(kernels, problem)
+    finally:
+        kernels.set_schedule(0)
+    for name, value in first.items():
+        assert torch.equal(value, again[name]), name
+        assert torch.equal(value, reverse[name]), name
+
+
+def test_invalid_calls_are_refused(kernels: ctypes.CDLL) -> None:
+    forward = Forward(Pairs(1, 1, 1, None, 0, 3, 4), 1)
+    assert kernels.forward(CODES["f32"], ctypes.byref(forward), ctypes.c_void_p(1)) == 1
+    backward = Backward(Pairs(1, 1, 1, None, 3, 3, 4), grad_row=1)
+    assert kernels.backward(CODES["f32"], ctypes.byref(backward), ctypes.c_void_p(1)) == 1
