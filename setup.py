@@ -96,8 +96,8 @@ def find_cuda() -> Path | None:
     return Path(nvcc).resolve().parent.parent if nvcc else None
 
 
-def first_line(command: list[str], pattern: str) -> str:
-    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+def version_of(command: list[str], pattern: str = r"[0-9][0-9.]+") -> str:
+    text = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(pattern, text)
     return match[0] if match else "unknown"
 
@@ -192,10 +192,10 @@ class NativeBuild(build_ext):
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         cuda = find_cuda()
         facts = {
-            "MI_COMPILER": f"{Path(shlex.split(cxx)[0]).name} {first_line([*shlex.split(cxx), '--version'], r'[0-9][0-9.]+')}",
+            "MI_COMPILER": f"{Path(shlex.split(cxx)[0]).name} {version_of(shlex.split(cxx))}",
             "MI_TORCH_TARGET": ".".join(map(str, MINIMUM_TORCH)),
             "MI_TORCH_VERSION": torch.version,
-            "MI_NVCC": first_line([str(cuda / "bin" / "nvcc"), "--version"], r"(?<=release )[0-9.]+") if cuda else "",
+            "MI_NVCC": version_of([str(cuda / "bin" / "nvcc")], r"(?<=release )[0-9.]+") if cuda else "",
             "MI_CUDA_ARCHS": cuda_archs(cuda)[1] if cuda else "",
         }
         definitions = [f'-D{name}="{value}"' for name, value in facts.items()]
@@ -236,7 +236,8 @@ class NativeBuild(build_ext):
             "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
             f"-I{CSRC}",
         ]
-        binding = ["-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *torch.includes, f"-isystem{cuda / 'include'}"]
+        binding = ["-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *torch.includes]
+        binding.append(f"-isystem{cuda / 'include'}")
         ninja = Ninja(folder)
         ninja.rule("cxx", f"{cxx} {quote(COMMON_FLAGS)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
         ninja.rule(

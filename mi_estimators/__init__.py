@@ -10,7 +10,13 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from mi_estimators import bounds, critics, entropy, estimators, losses, synthetic
 from mi_estimators._version import __version__
+from mi_estimators.contrastive import info_nce, nt_xent
+from mi_estimators.entropy import kde_entropy, kde_log_density
+from mi_estimators.er import ERBound, er_bound
+from mi_estimators.estimators import estimate_mi
+from mi_estimators.ops import pairwise_lse
 
 _LAZY = ("ssl",)  # needs the extra [train]: imported at first use
 
@@ -21,4 +27,20 @@ def __getattr__(name: str) -> ModuleType:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["__version__"]
+__all__ = [
+    "ERBound",
+    "__version__",
+    "bounds",
+    "critics",
+    "entropy",
+    "er_bound",
+    "estimate_mi",
+    "estimators",
+    "info_nce",
+    "kde_entropy",
+    "kde_log_density",
+    "losses",
+    "nt_xent",
+    "pairwise_lse",
+    "synthetic",
+]

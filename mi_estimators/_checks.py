@@ -41,9 +41,7 @@ def alike(name: str, value: Tensor, other_name: str, other: Tensor, *, same_shap
     if same_shape and value.shape != other.shape:
         raise ValueError(f"{name}: want the shape of {other_name} {tuple(other.shape)}, got {describe(value)}")
     if value.shape[-1] != other.shape[-1]:
-        raise ValueError(
-            f"{name}: want the last dimension of {other_name} ({other.shape[-1]}), got {describe(value)}"
-        )
+        raise ValueError(f"{name}: want the last dimension of {other_name} ({other.shape[-1]}), got {describe(value)}")
 
 
 def concrete(value: object) -> bool:

@@ -212,7 +212,8 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, y, scale, bias, score, exclude_diagonal, columns = inputs
-    ctx.save_for_backward(x, y, scale, bias, *output)
+    row_lse, col_lse = output
+    ctx.save_for_backward(x, y, scale, bias, row_lse, col_lse)
     ctx.options = (score, exclude_diagonal, columns)
     ctx.set_materialize_grads(False)
 
@@ -227,9 +228,7 @@ def _gradients(ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None) -> tu
     need_x, need_y, need_scale, need_bias = ctx.needs_input_grad[:4]
     need = (need_x, need_y and y is not None, need_scale, need_bias and bias is not None)
     backward = _BackwardFunction.apply if _in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
-    found = backward(
-        grad_row, grad_col, row_lse, col_lse, x, y, scale, bias, score, exclude_diagonal, *need
-    )
+    found = backward(grad_row, grad_col, row_lse, col_lse, x, y, scale, bias, score, exclude_diagonal, *need)
     return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), None, None, None)
 
 
@@ -262,9 +261,7 @@ def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
 
 
 torch.library.register_autograd(_NAME, _gradients, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd(
-    _BACKWARD_NAME, _second_gradients, setup_context=_setup_backward_context, lib=_library
-)
+torch.library.register_autograd(_BACKWARD_NAME, _second_gradients, setup_context=_setup_backward_context, lib=_library)
 
 
 class _ForwardFunction(torch.autograd.Function):
@@ -305,9 +302,7 @@ def _batched(op: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) ->
     return stacked, (0,) * len(stacked)
 
 
-torch.library.register_vmap(
-    _NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse), lib=_library
-)
+torch.library.register_vmap(_NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse), lib=_library)
 torch.library.register_vmap(
     _BACKWARD_NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse_backward), lib=_library
 )
@@ -410,7 +405,7 @@ def pairwise_lse(
     m = x.shape[0] if y is None else y.shape[0]
     if exclude_diagonal and (x.shape[0] == 1 or m == 1):
         raise ValueError(
-            f"exclude_diagonal: want at least 2 rows and 2 columns when the diagonal is left out, got {x.shape[0]} x {m}"
+            f"exclude_diagonal: want at least 2 rows and 2 columns to leave the diagonal out, got {x.shape[0]} x {m}"
         )
     _checks.finite("x", x)
     if y is not None:

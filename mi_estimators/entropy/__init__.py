@@ -1,0 +1,17 @@
+"""Entropy and density estimators."""
+
+from mi_estimators.entropy.bandwidth import RULES
+from mi_estimators.entropy.discrete import categorical_entropy
+from mi_estimators.entropy.kde import kde_entropy, kde_log_density
+from mi_estimators.entropy.vmf import bessel_ratio, log_bessel_i, log_vmf_normalizer, vmf_concentration
+
+__all__ = [
+    "RULES",
+    "bessel_ratio",
+    "categorical_entropy",
+    "kde_entropy",
+    "kde_log_density",
+    "log_bessel_i",
+    "log_vmf_normalizer",
+    "vmf_concentration",
+]

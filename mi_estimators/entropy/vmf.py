@@ -1,0 +1,195 @@
+r"""The von Mises-Fisher density's normaliser: :math:`\log I_\nu` and the mean resultant length, at any dimension.
+
+The density on the unit sphere in :math:`\mathbb R^d` is
+:math:`p(z \mid \mu, \kappa) = C_d(\kappa) e^{\kappa \mu \cdot z}` with
+:math:`\log C_d(\kappa) = \nu \log \kappa - \tfrac d2 \log 2\pi - \log I_\nu(\kappa)`, :math:`\nu = d/2 - 1`.
+
+:math:`I_\nu(\kappa)` underflows float64 at common sizes (:math:`I_{383}(10)` is near 1e-500), so only its logarithm is
+ever formed: Olver's uniform expansion at an order of at least 50 (DLMF 10.41.3), then the ratios
+:math:`r_{\nu-1} = 1 / (2\nu/\kappa + r_\nu)`, :math:`r_\nu = I_{\nu+1} / I_\nu`, down to the order that is wanted,
+the direction in which that recurrence damps errors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_estimators import _checks
+
+_EXPANSION_ORDER = 50.0  # the expansion's 12 terms are good to float64 rounding from here on
+_EXPANSION_TERMS = 12
+_LOG_TWO_PI = math.log(2 * math.pi)
+
+
+@functools.cache
+def _expansion_polynomials() -> tuple[tuple[tuple[int, float], ...], ...]:
+    """Coefficients (power, value) of the polynomials u_k(t) of DLMF 10.41.10, by their recurrence, exactly."""
+    polynomials = [{0: Fraction(1)}]
+    for _ in range(_EXPANSION_TERMS):
+        following: dict[int, Fraction] = {}
+        for power, value in polynomials[-1].items():
+            # t^2 (1 - t^2) u' / 2  and  (1/8) times the integral of (1 - 5 t^2) u
+            for shift, factor in (
+                (1, Fraction(power, 2) + Fraction(1, 8 * (power + 1))),
+                (3, -Fraction(power, 2) - Fraction(5, 8 * (power + 3))),
+            ):
+                following[power + shift] = following.get(power + shift, Fraction(0)) + value * factor
+        polynomials.append(following)
+    return tuple(tuple((power, float(value)) for power, value in sorted(p.items())) for p in polynomials)
+
+
+def _log_bessel_by_expansion(order: float, x: Tensor) -> Tensor:
+    z = x / order
+    root = torch.sqrt(1 + z * z)
+    t = 1 / root
+    series = torch.zeros_like(x)
+    for k in range(_EXPANSION_TERMS, -1, -1):
+        u = torch.zeros_like(x)
+        for power, value in _expansion_polynomials()[k]:
+            u = u + value * t**power
+        series = series / order + u
+    eta = root + torch.log(z / (1 + root))
+    return order * eta - 0.5 * math.log(2 * math.pi * order) - 0.5 * torch.log(root) + torch.log(series)
+
+
+def _evaluate(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
+    """log I_order(x) and I_{order+1}(x) / I_order(x), in float64, for x > 0 and order >= 0."""
+    x = x.to(torch.float64)
+    steps = max(0, math.ceil(_EXPANSION_ORDER - order))
+    top = order + steps
+    log_bessel = _log_bessel_by_expansion(top, x)
+    ratio = torch.exp(_log_bessel_by_expansion(top + 1, x) - log_bessel)
+    for nu in range(steps, 0, -1):
+        ratio = 1 / (2 * (order + nu) / x + ratio)
+        log_bessel = log_bessel - torch.log(ratio)
+    return log_bessel, ratio
+
+
+class _BesselRatio(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, order: float, x: Tensor) -> Tensor:
+        ratio = _evaluate(order, x)[1].to(x.dtype)
+        ctx.save_for_backward(x, ratio)
+        ctx.order = order
+        return ratio
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        x, ratio = ctx.saved_tensors
+        return None, grad * (1 - ratio * ratio - (2 * ctx.order + 1) / x * ratio)
+
+
+class _LogBessel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, order: float, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.order = order
+        return _evaluate(order, x)[0].to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (x,) = ctx.saved_tensors
+        return None, grad * (_BesselRatio.apply(ctx.order, x) + ctx.order / x)
+
+
+def log_bessel_i(order: float, x: Tensor) -> Tensor:
+    r"""Logarithm of the modified Bessel function of the first kind, :math:`\log I_\nu(x)`, where it itself underflows.
+
+    Evaluated in float64 whatever the dtype of ``x``; differentiable in ``x`` to any order.
+
+    Args:
+        order: :math:`\nu \ge 0`.
+        x: positive values.
+
+    Shape:
+        - x: any; Output: the same.
+
+    Raises:
+        ValueError: a negative order, or values that are not positive and finite.
+    """
+    if not (order >= 0 and math.isfinite(order)):
+        raise ValueError(f"order: want a finite number >= 0, got {order!r}")
+    _checks.positive("x", x)
+    return _LogBessel.apply(float(order), x)
+
+
+def bessel_ratio(order: float, x: Tensor) -> Tensor:
+    r""":math:`I_{\nu+1}(x) / I_\nu(x)`; at :math:`\nu = d/2 - 1` the mean resultant length :math:`A_d(\kappa)`.
+
+    Shape:
+        - x: any; Output: the same.
+
+    Raises:
+        ValueError: as :func:`log_bessel_i`.
+    """
+    if not (order >= 0 and math.isfinite(order)):
+        raise ValueError(f"order: want a finite number >= 0, got {order!r}")
+    _checks.positive("x", x)
+    return _BesselRatio.apply(float(order), x)
+
+
+@functools.lru_cache(maxsize=256)
+def _log_normalizer_of_number(dim: int, kappa: float) -> float:
+    return float(_log_normalizer(dim, torch.tensor(kappa, dtype=torch.float64)))
+
+
+def _log_normalizer(dim: int, kappa: Tensor) -> Tensor:
+    order = dim / 2 - 1
+    return order * torch.log(kappa) - dim / 2 * _LOG_TWO_PI - _LogBessel.apply(order, kappa)
+
+
+def log_vmf_normalizer(dim: int, kappa: float | Tensor) -> float | Tensor:
+    r""":math:`\log C_d(\kappa) = \nu \log \kappa - \tfrac d2 \log 2\pi - \log I_\nu(\kappa)`, :math:`\nu = d/2-1`.
+
+    Args:
+        dim: dimension :math:`d \ge 2` of the space that the sphere lies in.
+        kappa: concentration > 0; a tensor gets a gradient.
+
+    Returns:
+        A number for a number, a tensor of the same shape and dtype for a tensor. Nats.
+
+    Raises:
+        ValueError: ``dim < 2``, or a concentration that is not positive and finite.
+    """
+    if dim < 2:
+        raise ValueError(f"dim: want at least 2 for a density on the unit sphere, got {dim}")
+    _checks.positive("kappa", kappa)
+    if isinstance(kappa, Tensor):
+        # In float64: the three terms cancel to a small part of their size.
+        return _log_normalizer(dim, kappa.to(torch.float64)).to(kappa.dtype)
+    return _log_normalizer_of_number(dim, float(kappa))
+
+
+def vmf_concentration(dim: int, mean_resultant: float, *, lowest: float = 1e-3, highest: float = 1e6) -> float:
+    r"""The maximum-likelihood concentration: the :math:`\kappa` with :math:`A_d(\kappa) = \bar R`, by Newton's method.
+
+    Args:
+        dim: dimension :math:`d \ge 2`.
+        mean_resultant: :math:`\bar R`, the mean cosine to the centre.
+        lowest: returned for :math:`\bar R` at or below what it gives (no concentration at all).
+        highest: returned for :math:`\bar R` at or above what it gives (all points in one place).
+
+    Source: start from Banerjee et al. (2005), eq. 4.4; Newton's step as Sra (2012).
+    """
+    if mean_resultant >= 1:
+        return highest
+    if mean_resultant <= 0:
+        return lowest
+    order = dim / 2 - 1
+    kappa = mean_resultant * (dim - mean_resultant**2) / (1 - mean_resultant**2)
+    for _ in range(50):
+        kappa = min(max(kappa, lowest), highest)
+        ratio = float(_evaluate(order, torch.tensor(kappa))[1])
+        slope = 1 - ratio * ratio - (dim - 1) / kappa * ratio
+        step = (ratio - mean_resultant) / slope if slope > 0 else 0.0
+        following = kappa - step if kappa - step > 0 else kappa / 2
+        if abs(following - kappa) <= 1e-12 * kappa:
+            break
+        kappa = following
+    return min(max(kappa, lowest), highest)

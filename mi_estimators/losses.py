@@ -1,0 +1,140 @@
+"""Losses as modules: thin over the functions of the same names, to drop into a training loop. All values in nats."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mi_estimators import _checks
+from mi_estimators.contrastive import REDUCTIONS, info_nce, nt_xent
+from mi_estimators.er import SUPPORTS, ERBound, er_bound
+
+
+class _Loss(nn.Module):
+    """A loss whose settings are its public attributes."""
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k != "training")
+
+
+class InfoNCE(_Loss):
+    """InfoNCE loss of two paired batches, see :func:`~mi_estimators.contrastive.info_nce`.
+
+    Shape:
+        - Input: :math:`(K, d)`, :math:`(K, d)`; Output: scalar (or :math:`(K,)` with ``reduction="none"``).
+
+    Raises:
+        TypeError, ValueError: ``temperature <= 0`` or an unknown reduction, here; bad inputs, at the call.
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, *, symmetric: bool = True, normalize: bool = True, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        _checks.positive("temperature", temperature)
+        _checks.choice("reduction", reduction, REDUCTIONS)
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.normalize = normalize
+        self.reduction = reduction
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of the pairs (x_i, y_i)."""
+        return info_nce(
+            x,
+            y,
+            temperature=self.temperature,
+            symmetric=self.symmetric,
+            normalize=self.normalize,
+            reduction=self.reduction,
+        )
+
+
+class NTXent(_Loss):
+    """NT-Xent loss of SimCLR, see :func:`~mi_estimators.contrastive.nt_xent`.
+
+    Shape:
+        - Input: :math:`(K, d)`, :math:`(K, d)`; Output: scalar (or :math:`(2K,)` with ``reduction="none"``).
+
+    Raises:
+        TypeError, ValueError: ``temperature <= 0`` or an unknown reduction, here; bad inputs, at the call.
+    """
+
+    def __init__(self, temperature: float = 0.5, *, normalize: bool = True, reduction: str = "mean") -> None:
+        super().__init__()
+        _checks.positive("temperature", temperature)
+        _checks.choice("reduction", reduction, REDUCTIONS)
+        self.temperature = temperature
+        self.normalize = normalize
+        self.reduction = reduction
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The loss of the pairs (z1_i, z2_i) against all 2K - 2 other views."""
+        return nt_xent(z1, z2, temperature=self.temperature, normalize=self.normalize, reduction=self.reduction)
+
+
+class EntropyReconstruction(_Loss):
+    r"""Negative ER bound, :math:`-(w_r\, \mathbb E \log q(z_2 \mid z_1) + w_h H(Z_2))`.
+
+    With ``symmetric`` the mean of both directions, so that the entropy of either view is raised. Weights other than 1
+    give a training loss that is no longer the negative of a bound.
+
+    Args:
+        support: ``"sphere"`` (SimCLR, BYOL), ``"euclidean"`` or ``"discrete"`` (DINO, clustering).
+        bandwidth: of kernel and reconstruction, as for :func:`~mi_estimators.er.er_bound`. The default 10 is the
+            paper's concentration.
+        entropy_weight: :math:`w_h \ge 0`.
+        reconstruction_weight: :math:`w_r \ge 0`.
+        symmetric: average both directions.
+        leave_one_out: leave each point out of its own density. The paper's code does not.
+
+    Shape:
+        - Input: :math:`(K, d)`, :math:`(K, d)`, :math:`K \ge 2`; Output: scalar.
+
+    Raises:
+        TypeError, ValueError: bad settings, here; bad inputs, at the call.
+
+    Source: arXiv 2307.10907, eq. 3, and section 4 for what each method maximises.
+    """
+
+    def __init__(
+        self,
+        support: str = "sphere",
+        *,
+        bandwidth: float | Tensor | str = 10.0,
+        entropy_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
+        symmetric: bool = True,
+        leave_one_out: bool = True,
+    ) -> None:
+        super().__init__()
+        _checks.choice("support", support, SUPPORTS)
+        if not isinstance(bandwidth, str):
+            _checks.positive("bandwidth", bandwidth)
+        for name, weight in (("entropy_weight", entropy_weight), ("reconstruction_weight", reconstruction_weight)):
+            if not weight >= 0:
+                raise ValueError(f"{name}: want a number >= 0, got {weight!r}")
+        self.support = support
+        self.bandwidth = bandwidth
+        self.entropy_weight = entropy_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.symmetric = symmetric
+        self.leave_one_out = leave_one_out
+
+    def terms(self, z1: Tensor, z2: Tensor) -> ERBound:
+        """The bound and its two terms; with ``symmetric``, each the mean over both directions."""
+        options = {"support": self.support, "bandwidth": self.bandwidth, "leave_one_out": self.leave_one_out}
+        there = er_bound(z1, z2, **options)  # type: ignore[arg-type]
+        if not self.symmetric:
+            return there
+        back = er_bound(z2, z1, **options)  # type: ignore[arg-type]
+        return ERBound(
+            value=(there.value + back.value) / 2,
+            entropy=(there.entropy + back.entropy) / 2,
+            reconstruction=(there.reconstruction + back.reconstruction) / 2,
+            cap=there.cap,
+        )
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The negative weighted bound of the pairs (z1_i, z2_i)."""
+        bound = self.terms(z1, z2)
+        return -(self.reconstruction_weight * bound.reconstruction + self.entropy_weight * bound.entropy)
