@@ -5,6 +5,8 @@ Views are made on tensors, a batch at a time, on the device that holds the image
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -31,24 +33,31 @@ class ViewMaker(Protocol):
         ...
 
 
+def _augmentation() -> nn.Module:
+    """A random change of small grey images, drawn anew for each: geometry, contrast, noise, a small erased box.
+
+    Rotation, shift, scale and shear leave a digit a digit. No flips and no crops: both change what an image of 8 x 8
+    pixels shows.
+    """
+    augmentation = require("kornia.augmentation", "train")
+    return nn.Sequential(
+        augmentation.RandomAffine(degrees=15.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-8.0, 8.0), p=1.0),
+        augmentation.RandomContrast(contrast=(0.7, 1.3), p=0.8),
+        augmentation.RandomGaussianNoise(std=0.05, p=0.5),
+        augmentation.RandomErasing(scale=(0.02, 0.15), ratio=(0.5, 2.0), p=0.5),
+    )
+
+
 class TwoAugmentations:
     """Two independent random augmentations of the whole image; the probe reads the image as it is.
 
-    Geometry first (rotation, shift, scale and shear, which leave a digit a digit), then contrast, noise and a small
-    erased box. No flips and no crops: both change what a digit is at 8 x 8 pixels.
-
     Shape:
-        images: ``[N, 1, H, W]`` in ``[0, 1]``; each view the same.
+        - images: ``[N, 1, H, W]`` in ``[0, 1]``.
+        - output: two views, each ``[N, 1, H, W]``.
     """
 
     def __init__(self) -> None:
-        augmentation = require("kornia.augmentation", "train")
-        self.augment = nn.Sequential(
-            augmentation.RandomAffine(degrees=15.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-8.0, 8.0), p=1.0),
-            augmentation.RandomContrast(contrast=(0.7, 1.3), p=0.8),
-            augmentation.RandomGaussianNoise(std=0.05, p=0.5),
-            augmentation.RandomErasing(scale=(0.02, 0.15), ratio=(0.5, 2.0), p=0.5),
-        )
+        self.augment = _augmentation()
 
     def __call__(self, images: Tensor) -> Views:
         """Augment both views in one pass over the doubled batch."""
@@ -64,15 +73,23 @@ class TwoAugmentations:
 
 
 class Halves:
-    """The top and the bottom half of an image (Tschannen et al. 2020, section 4); the probe reads the top half.
+    """The top and the bottom half of an image (Tschannen et al. 2020, sec. 3); the probe reads the top half.
+
+    Args:
+        augmented: augment each half independently of the other. That adds nothing that the halves share, so their
+            information can only fall; on a small set it keeps the encoders from learning the images by heart.
 
     Shape:
-        images: ``[N, 1, H, W]`` with H even; each view ``[N, 1, H / 2, W]``.
+        - images: ``[N, 1, H, W]`` with H even.
+        - output: two views, each ``[N, 1, H / 2, W]``.
     """
+
+    def __init__(self, *, augmented: bool = False) -> None:
+        self.augment = _augmentation() if augmented else nn.Identity()
 
     def __call__(self, images: Tensor) -> Views:
         """Cut at half the height."""
-        top, bottom = images.chunk(2, dim=2)
+        top, bottom = self.augment(torch.cat(images.chunk(2, dim=2))).chunk(2)
         return top, bottom
 
     def anchor(self, images: Tensor) -> Tensor:
@@ -85,4 +102,8 @@ class Halves:
             raise ValueError(f"data: halves need images of even height, got {shape[1]} x {shape[2]} pixels")
 
 
-VIEWS: dict[str, type[ViewMaker]] = {"augment": TwoAugmentations, "halves": Halves}
+VIEWS: dict[str, Callable[[], ViewMaker]] = {
+    "augment": TwoAugmentations,
+    "halves": Halves,
+    "augmented-halves": functools.partial(Halves, augmented=True),
+}

@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from mi_estimators.bounds import BOUNDS
-from mi_estimators.entropy import er_bound
+from mi_estimators.er import er_bound
 from mi_estimators.ssl.augment import ViewMaker
 from mi_estimators.ssl.data import Batches, Split, derived_seed
 from mi_estimators.ssl.method import Method

@@ -45,13 +45,14 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run. ``None`` for steps, batch_size or lr takes the method's preset for the image set.
+    """Settings of a run. ``None`` for view, steps, batch_size or lr takes the method's preset for the image set.
 
     Attributes:
         method: a key of :data:`METHODS`.
         out: the run's folder.
         data: a key of :data:`mi_estimators.ssl.data.DATASETS`.
         data_dir: folder of the data files, where the set needs one.
+        view: a key of :data:`mi_estimators.ssl.augment.VIEWS`: how an image becomes a pair.
         encoder: a key of :data:`mi_estimators.ssl.backbones.ENCODERS`.
         steps: optimizer steps.
         batch_size: images a step: K pairs, and the held-out bounds' K.
@@ -68,6 +69,7 @@ class TrainConfig:
     out: str = _option("", "folder of the run")
     data: str = _option("digits", f"image set: {', '.join(DATASETS)}")
     data_dir: str | None = _option(None, "folder of the official IDX files, .gz or plain")
+    view: str | None = _option(None, f"how an image becomes a pair: {', '.join(VIEWS)}")
     encoder: str = _option("mlp", f"encoder: {', '.join(ENCODERS)}")
     steps: int | None = _option(None, "optimizer steps")
     batch_size: int | None = _option(None, "images a step, K: InfoNCE cannot exceed log K")
@@ -87,9 +89,10 @@ class TrainConfig:
         """
         if self.method not in METHODS:
             raise ValueError(f"method: {unknown(self.method, METHODS)}")
-        for name, table in (("data", DATASETS), ("encoder", ENCODERS)):
-            if getattr(self, name) not in table:
-                raise ValueError(f"{name}: {unknown(getattr(self, name), table)}")
+        for name, table in _TABLES.items():
+            value = getattr(self, name)
+            if value not in table and not (name == "view" and value is None):
+                raise ValueError(f"{name}: {unknown(value, table)}")
         if not self.out:
             raise ValueError("out: want a folder for the run, got none")
         accepted = method_options(METHODS[self.method])
@@ -99,7 +102,7 @@ class TrainConfig:
         preset = preset_of(METHODS[self.method], self.data)
         chosen = {
             name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)
-            for name in ("steps", "batch_size", "lr")
+            for name in PRESET_FIELDS
         }
         options = {name: parameter.default for name, parameter in accepted.items()} | dict(self.options)
         config = dataclasses.replace(self, **chosen, options=options)
@@ -111,6 +114,9 @@ class TrainConfig:
         _checks.choice("precision", config.precision, PRECISIONS)
         return config
 
+
+PRESET_FIELDS = tuple(field.name for field in dataclasses.fields(Preset))
+_TABLES: dict[str, Mapping[str, object]] = {"data": DATASETS, "view": VIEWS, "encoder": ENCODERS}
 
 # What a resumed run may change: nothing that the weights depend on, but how far to go and where things are.
 CHANGEABLE = ("steps", "eval_every", "checkpoint_every", "data_dir", "out", "accelerator")
@@ -214,10 +220,11 @@ class _Run:
         assert config.steps is not None
         assert config.batch_size is not None
         assert config.lr is not None
+        assert config.view is not None
         self.config, self.steps, self.batch_size = config, config.steps, config.batch_size
         self.folder = Path(config.out)
         self.digest = data.digest
-        self.view: ViewMaker = VIEWS[METHODS[config.method].view]()
+        self.view: ViewMaker = VIEWS[config.view]()
         self.view.check(data.shape)
         self.batches = Batches(len(data.train), config.batch_size, config.seed)
 
@@ -259,6 +266,8 @@ class _Run:
     def go(self, progress: Progress | None) -> dict[str, Any]:
         with torch.random.fork_rng(), _stop_signals() as stop:
             (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
+            for part in self.folder.glob(".*.part"):  # of a process killed while it wrote
+                part.unlink()
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             if not self.probe:
                 self.probe = {

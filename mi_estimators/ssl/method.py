@@ -17,8 +17,9 @@ MakeEncoder = Callable[[], Encoder]
 
 @dataclass(frozen=True)
 class Preset:
-    """Default length, batch size and Adam learning rate of a method on one image set."""
+    """Defaults of a method on one image set: views, number of steps, batch size and Adam's learning rate."""
 
+    view: str
     steps: int
     batch_size: int
     lr: float
@@ -32,13 +33,11 @@ class Method(nn.Module):
     become options of ``mi-estimators train NAME``.
 
     Attributes:
-        view: which entry of :data:`mi_estimators.ssl.augment.VIEWS` makes its pairs.
         presets: defaults by image set; ``"mnist"`` serves the sets not named.
         bounds: entries of :data:`mi_estimators.bounds.BOUNDS` its critic scores are evaluated with.
         kappa: von Mises-Fisher concentration at which the ER bound is evaluated, on the unit sphere.
     """
 
-    view: ClassVar[str]
     presets: ClassVar[Mapping[str, Preset]]
     bounds: tuple[str, ...] = ("infonce",)
     kappa: float = 10.0

@@ -21,10 +21,9 @@ class MIMax(Method):
     What bounds the information of the encodings bounds that of the halves, I(X1; X2), too. The probe reads g1(X1).
     """
 
-    view: ClassVar = "halves"
     presets: ClassVar = {
-        "digits": Preset(steps=2000, batch_size=128, lr=1e-3),
-        "mnist": Preset(steps=5000, batch_size=128, lr=1e-4),
+        "digits": Preset("augmented-halves", steps=2000, batch_size=128, lr=1e-3),
+        "mnist": Preset("halves", steps=5000, batch_size=128, lr=1e-4),
     }
 
     def __init__(

@@ -1,0 +1,188 @@
+"""Image sets: the bundled digits, IDX files sound and damaged, the order of batches."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mi_estimators.ssl.data import Batches, derived_seed, load, parse_idx
+
+pytest.importorskip("sklearn")
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">{array.ndim + 1}I", 0x0800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_set(folder: Path, *, packed: bool = True, n: int = 20) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.integers(0, 256, (size, 6, 4)) if "images" in name else rng.integers(0, 10, size)
+        for name, size in zip(NAMES, (n, n, n // 2, n // 2), strict=True)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+        else:
+            (folder / name).write_bytes(idx(array))
+    return arrays
+
+
+def test_digits_are_the_bundled_set_split_by_position():
+    from sklearn.datasets import load_digits
+
+    data, bunch = load("digits"), load_digits()
+    assert (len(data.train), len(data.test), data.shape) == (1198, 599, (1, 8, 8))
+    np.testing.assert_array_equal(data.test.pixels().squeeze(1).numpy(), bunch.images[2::3] / 16)
+    np.testing.assert_array_equal(data.test.labels.numpy(), bunch.target[2::3])
+    assert torch.bincount(data.test.labels).min() >= 50
+    assert data.digest == load("digits").digest
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_idx_files_are_read_gzipped_or_plain_in_the_folder_or_one_of_the_sets_name(tmp_path, packed, nested):
+    arrays = write_set(tmp_path / "mnist" if nested else tmp_path, packed=packed)
+    data = load("mnist", tmp_path)
+    assert data.shape == (1, 6, 4)
+    np.testing.assert_array_equal(data.train.images.squeeze(1).numpy(), arrays[NAMES[0]])
+    np.testing.assert_array_equal(data.test.labels.numpy(), arrays[NAMES[3]])
+    pixels = data.train.pixels(torch.tensor([3, 1]))
+    torch.testing.assert_close(pixels[0, 0], torch.from_numpy(arrays[NAMES[0]][3] / 255).float())
+
+
+def rewrite(name: str, change: Callable[[bytes], bytes], *, packed: bool = True) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / f"{name}.gz"
+        payload = change(gzip.decompress(path.read_bytes()))
+        path.write_bytes(gzip.compress(payload) if packed else payload)
+
+    return damage
+
+
+def cut_gzip(folder: Path) -> None:
+    path = folder / f"{NAMES[0]}.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_gzip(folder: Path) -> None:
+    path = folder / f"{NAMES[0]}.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def announce(*sizes: int) -> bytes:
+    return struct.pack(f">{len(sizes) + 1}I", 0x0800 + len(sizes), *sizes)
+
+
+DAMAGES = {
+    "cut gzip": (cut_gzip, "truncated"),
+    "flipped gzip": (flip_gzip, "not a sound gzip file"),
+    "no gzip": (rewrite(NAMES[0], lambda b: b, packed=False), "not a sound gzip file"),
+    "cut data": (rewrite(NAMES[0], lambda b: b[:-7]), "truncated: 473 bytes of data, its header announces 480"),
+    "long data": (rewrite(NAMES[2], lambda b: b + b"\0"), "too long: 241 bytes of data"),
+    "cut header": (rewrite(NAMES[3], lambda b: b[:6]), "truncated: 6 bytes"),
+    "empty": (rewrite(NAMES[3], lambda b: b""), "truncated: 0 bytes"),
+    "magic": (rewrite(NAMES[0], lambda b: b"\0\0\x0d\x03" + b[4:]), "magic 0x00000d03, want 0x00000803"),
+    "labels for images": (rewrite(NAMES[0], lambda b: idx(np.zeros(20))), "magic 0x00000801, want 0x00000803"),
+    "no images": (rewrite(NAMES[0], lambda b: announce(0, 6, 4)), r"empty array of shape \(0, 6, 4\)"),
+    "few labels": (rewrite(NAMES[1], lambda b: idx(np.zeros(19))), "holds 20 images, .* 19 labels"),
+    "label 10": (rewrite(NAMES[1], lambda b: idx(np.full(20, 10))), "label 10, want 0 to 9"),
+    "other size": (rewrite(NAMES[2], lambda b: idx(np.zeros((10, 4, 6)))), r"\(6, 4\), those of .* \(4, 6\)"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    write_set(tmp_path)
+    do, words = DAMAGES[damage]
+    do(tmp_path)
+    with pytest.raises(ValueError, match=words) as caught:
+        load("mnist", tmp_path)
+    assert str(caught.value).startswith("data_dir: ")
+    assert "idx" in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / f"{NAMES[1]}.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"data_dir: mnist needs {NAMES[1]}.gz .*{tmp_path}") as caught:
+        load("mnist", tmp_path)
+    assert str(tmp_path / "mnist") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "words"),
+    [
+        ("minst", None, "data: want one of digits, fashion-mnist, mnist; got 'minst' .did you mean 'mnist'"),
+        ("mnist", None, "data_dir: mnist needs the folder"),
+        ("digits", "somewhere", "data_dir: digits comes with scikit-learn"),
+    ],
+)
+def test_wrong_names_and_folders(name, folder, words):
+    with pytest.raises(ValueError, match=words):
+        load(name, folder)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data_dir: no folder"):
+        load("mnist", tmp_path / "nowhere")
+
+
+def test_the_files_of_another_set_are_told_apart(tmp_path, monkeypatch):
+    import hashlib
+
+    from mi_estimators.ssl import data
+
+    arrays = write_set(tmp_path)
+    digests = tuple(hashlib.sha256(idx(arrays[name])).hexdigest() for name in (NAMES[1], NAMES[3]))
+    monkeypatch.setitem(data._OFFICIAL, "fashion-mnist", digests)
+    load("fashion-mnist", tmp_path)
+    with pytest.raises(ValueError, match="is the file of fashion-mnist, not of mnist"):
+        load("mnist", tmp_path)
+
+
+def test_parse_idx_gives_a_writable_array():
+    array = parse_idx(idx(np.arange(24).reshape(2, 3, 4)), Path("x"), ndim=3)
+    assert array.flags.writeable
+    assert array.shape == (2, 3, 4)
+
+
+def test_batches_cover_an_epoch_once_and_depend_on_seed_and_step_alone():
+    batches = Batches(10, 3, seed=4)
+    epoch = torch.cat([batches[step] for step in range(3)])
+    assert len(set(epoch.tolist())) == 9
+    fresh = Batches(10, 3, seed=4)
+    assert torch.equal(fresh[7], batches[7])
+    assert torch.equal(fresh[0], batches[0])
+    assert any(not torch.equal(Batches(10, 3, seed=5)[step], batches[step]) for step in range(3))
+
+
+@pytest.mark.parametrize("size", [0, 1, 11])
+def test_a_batch_must_fit_the_set(size):
+    with pytest.raises(ValueError, match="batch_size: want 2 to 10"):
+        Batches(10, size, seed=0)
+
+
+def test_derived_seeds_differ_by_use():
+    seeds = {derived_seed(s, stream, i) for s in range(5) for stream in ("weights", "views") for i in range(5)}
+    assert len(seeds) == 50
+
+
+@pytest.mark.skipif("MI_ESTIMATORS_DATA" not in os.environ, reason="MI_ESTIMATORS_DATA names no folder of real data")
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_the_official_files(name):
+    data = load(name, os.environ["MI_ESTIMATORS_DATA"])
+    assert (len(data.train), len(data.test), data.shape) == (60000, 10000, (1, 28, 28))
+    assert torch.bincount(data.test.labels).shape == (10,)
