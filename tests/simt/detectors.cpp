@@ -59,7 +59,7 @@ __global__ void missing_lane_kernel(int* out) {
   if (threadIdx.x != 3) out[threadIdx.x] = __shfl_down_sync(kFullWarp, 1, 1);
 }
 
-__global__ void wrong_mask_kernel(int* out) { out[threadIdx.x] = __shfl_down_sync(0x0000ffffu, 1, 1); }
+__global__ void wrong_mask_kernel(int* out) { out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 0); }
 
 __global__ void outside_mask_kernel(int* out) {
   if (threadIdx.x % 32 < 16) out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 20);

@@ -84,7 +84,22 @@ def test_a_missing_barrier_changes_the_result_with_the_schedule(detectors: ctype
 
 def test_half_conversions_agree_with_torch(detectors: ctypes.CDLL) -> None:
     rng = np.random.default_rng(0)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65504, 65519.99, 65520, -1e6, 6.0e-8, 2.9e-8, 3.0e-8, 6.1e-5, 1 + 2**-11]
+    special = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        65504,
+        65519.99,
+        65520,
+        -1e6,
+        6.0e-8,
+        2.9e-8,
+        3.0e-8,
+        6.1e-5,
+        1 + 2**-11,
+    ]
     wide = np.ldexp(rng.standard_normal(20000), rng.integers(-30, 20, 20000))
     x = np.concatenate([special, wide]).astype(np.float32)
     half, bfloat = np.empty_like(x), np.empty_like(x)
