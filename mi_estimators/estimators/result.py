@@ -1,0 +1,117 @@
+"""What an estimator returns."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from mi_estimators import _checks
+
+BASES = {"nats": 1.0, "bits": 1 / math.log(2)}
+"""Units of information, each in how many of them one nat is."""
+
+SATURATION = 0.95
+"""An estimate above this fraction of its cap is flagged as saturated."""
+
+
+class SaturationWarning(UserWarning):
+    """An estimate sits at the largest value its bound can give, so the mutual information may be far larger."""
+
+
+@dataclass(frozen=True)
+class MIEstimate:
+    """An estimate of mutual information, in the unit named by ``base``.
+
+    Attributes:
+        value: the estimate. For neural estimators, on pairs seen neither in training nor in early stopping; it is
+            reported as it comes out, so a lower bound on independent data may be slightly negative.
+        std: standard error of ``value``, or None where one is not available.
+        interval: 95 % confidence interval of the expectation of ``value`` for this critic and sample size, or None. It
+            does not cover the bias of the bound.
+        cap: the largest value the estimator could have given, or None.
+        curve: validation values over training as (step, value), empty for estimators that do not train.
+        saturated: whether ``value`` is within 5 % of ``cap``.
+        estimator: name in :data:`mi_estimators.estimators.ESTIMATORS`.
+        base: ``"nats"`` or ``"bits"``.
+        n: number of pairs given.
+        seconds: wall time.
+    """
+
+    value: float
+    std: float | None
+    interval: tuple[float, float] | None
+    cap: float | None
+    curve: tuple[tuple[int, float], ...]
+    saturated: bool
+    estimator: str
+    base: str
+    n: int
+    seconds: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def to(self, base: str) -> MIEstimate:
+        """The same estimate in another unit, ``"nats"`` or ``"bits"``."""
+        _checks.choice("base", base, BASES)
+        factor = BASES[base] / BASES[self.base]
+        return replace(
+            self,
+            value=self.value * factor,
+            std=None if self.std is None else self.std * factor,
+            interval=None if self.interval is None else (self.interval[0] * factor, self.interval[1] * factor),
+            cap=None if self.cap is None else self.cap * factor,
+            curve=tuple((step, value * factor) for step, value in self.curve),
+            base=base,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionary, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an estimation method hands back, in nats, before it is dressed as an :class:`MIEstimate`.
+
+    Attributes:
+        value: the estimate.
+        std: its standard error, or None.
+        degrees_of_freedom: of that standard error: infinite unless it comes from a few blocks.
+        cap: the largest possible value, or None.
+        curve: validation values over training.
+    """
+
+    value: float
+    std: float | None = None
+    degrees_of_freedom: float = math.inf
+    cap: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Two-sided Student confidence interval."""
+        if self.std is None:
+            return None
+        margin = float(student_t.ppf((1 + level) / 2, self.degrees_of_freedom)) * self.std
+        return self.value - margin, self.value + margin
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the value is within 5 % of the cap."""
+        return self.cap is not None and self.value >= SATURATION * self.cap
+
+
+def warn_if_saturated(estimate: MIEstimate, stacklevel: int) -> None:
+    """Warn, once, that an estimate sits at its cap."""
+    if estimate.saturated:
+        warnings.warn(
+            f"{estimate.estimator}: {estimate.value:.3f} {estimate.base} is within 5 % of the largest value this "
+            f"estimator can give at its evaluation batch size ({estimate.cap:.3f}); the mutual information may be far "
+            "larger. Raise batch_size and evaluation_batch_size, or use a bound without a cap.",
+            SaturationWarning,
+            stacklevel=stacklevel,
+        )
