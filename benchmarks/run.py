@@ -31,7 +31,7 @@ from mi_estimators import _extension
 ROOT = Path(__file__).resolve().parent.parent
 FULL = Budget(seconds=3.0)
 QUICK = Budget(seconds=0.8, rounds=10, min_rounds=3)
-MEMORY_FROM = 1024  # smallest N whose memory is taken: below it the process's own noise is as large
+MEMORY_FROM = 512  # smallest N whose memory is taken: below it the process's own noise is as large
 MODES = {"forward": "forward", "both": "forward + backward"}
 
 # ----------------------------------------------------------------------------------------------------------- provenance
@@ -210,14 +210,16 @@ def plot(rows: Sequence[Row], path: Path) -> bool:
                 n, megabytes = sizes[-1]
                 if n < _sizes(panel)[-1]:  # too large to measure there
                     growth = [(n, megabytes), (_sizes(panel)[-1], megabytes * (_sizes(panel)[-1] / n) ** 2)]
-                    bottom.plot(*zip(*growth, strict=True), ":", color=colours[name])
+                    bottom.plot(*zip(*growth, strict=True), ":", color=colours[name], label="not measured: as N²")
         top.set(title=f"{entry}\nd = {d}", xscale="log", yscale="log", ylabel="ms, forward + backward")
-        bottom.set(xscale="log", yscale="log", ylabel="peak extra memory, MB (dotted: grown as N²)", xlabel="N")
+        bottom.set(xscale="log", yscale="log", ylabel="peak extra memory, MB", xlabel="N")
         for axis in (top, bottom):
             axis.grid(True, which="both", linewidth=0.3)
             axis.minorticks_off()
             axis.set_xticks(_sizes(panel), [str(n) for n in _sizes(panel)])
     axes[0, 0].legend(fontsize=8)
+    dotted = [line for line in axes[1, 0].get_lines() if line.get_linestyle() == ":"]
+    axes[1, 0].legend(handles=dotted[:1], fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

@@ -1,6 +1,12 @@
 """Sphinx configuration: ``sphinx-build -W -b html docs docs/_build/html``. Nothing is fetched while building."""
 
-from mi_estimators._version import __version__
+import sys
+from pathlib import Path
+
+# The package beside these pages, installed or not: the pages describe this tree.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mi_estimators._version import __version__  # noqa: E402
 
 project = "mi_estimators"
 author = "The mi_estimators developers"
