@@ -7,8 +7,8 @@
 
 namespace mi::cuda {
 
-// Queues `kernel` on the stream and returns the launch's own error; the kernel itself runs later. A function rather than
-// the <<<>>> syntax, so that the same source is plain C++ to a host compiler.
+// Queues `kernel` on the stream and returns the launch's own error; the kernel itself runs later. A function rather
+// than the <<<>>> syntax, so that the same source is plain C++ to a host compiler.
 template <typename... Params, typename... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    const Args&... args) {

@@ -1,8 +1,8 @@
 // log-sum-exp as a running state that is cheap to extend and to merge.
 //
 // The state stands for sum * exp(shift(max)). The shift is the maximum itself where that is finite. Where it is
-// infinite the shift is 0: an empty state (max = -inf, sum = 0) then never forms -inf - -inf, +inf stays +inf, and a NaN
-// reaches the sum and stays there although max() drops it.
+// infinite the shift is 0: an empty state (max = -inf, sum = 0) then never forms -inf - -inf, +inf stays +inf, and a
+// NaN reaches the sum and stays there although max() drops it.
 #pragma once
 
 #include "common/cuda/numeric.cuh"

@@ -1,7 +1,7 @@
 // Shared-memory tiles that kernels index by row and column.
 //
-// On the GPU a tile is a raw array. The CPU build of the kernels (MI_SIMT, tests only) puts a type of the same interface
-// in its place that checks every index and poisons what was not written.
+// On the GPU a tile is a raw array. The CPU build of the kernels (MI_SIMT, tests only) puts a type of the same
+// interface in its place that checks every index and poisons what was not written.
 #pragma once
 
 #ifdef MI_SIMT
@@ -21,6 +21,13 @@ struct alignas(16) SharedTile {
   __device__ __forceinline__ T& operator()(int row, int col) { return data[row * kPitch + col]; }
   __device__ __forceinline__ const T& operator()(int row, int col) const { return data[row * kPitch + col]; }
 };
+
+// A tile `offset` bytes (a multiple of 16) into the dynamic shared memory that the launch asked for.
+template <typename Tile>
+__device__ __forceinline__ Tile& dynamic_shared(int offset) {
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+  return *reinterpret_cast<Tile*>(dynamic_shared_bytes + offset);
+}
 
 }  // namespace mi::cuda
 

@@ -1,9 +1,9 @@
 // The block tile that the pairwise kernels share: 256 threads as a 16 x 16 grid, each with a small register tile.
 //
 // In products, thread (ty, tx) = (thread / 16, thread % 16) owns rows ty * kThreadRows + r and columns
-// tx * kThreadCols + c. The finished tile then goes to shared memory, column by column, where a thread can walk along one
-// row or one column of it: `thread % kRows` is its row and `thread / kRows` the part of the columns that it takes, and
-// likewise for columns. What is done per pair then needs no registers per pair, and small code.
+// tx * kThreadCols + c. The finished tile then goes to shared memory, column by column, where a thread can walk along
+// one row or one column of it: `thread % kRows` is its row and `thread / kRows` the part of the columns that it takes,
+// and likewise for columns. What is done per pair then needs no registers per pair, and small code.
 #pragma once
 
 #include <cstdint>
@@ -102,14 +102,15 @@ __device__ __forceinline__ void load_rows(SharedTile<A, kPoints, kWidth, kPitch>
   }
 }
 
-// q[r][c] = score(rows[row0 + this thread's row r], cols[col0 + its column c]); pairs outside the points get some value.
-// Each chunk of kDepth coordinates is summed on its own and then added: the error grows with the root of d / kDepth
-// rather than of d. Begins with a barrier, so shared memory that was read before the call may be written after it.
+// q[r][c] = score(rows[row0 + this thread's row r], cols[col0 + its column c]); pairs outside the points get some
+// value. Each chunk of kDepth coordinates is summed on its own and then added: the error grows with the root of d /
+// kDepth rather than of d. Begins with a barrier, so shared memory that was read before the call may be written after
+// it.
 template <Score kScore, typename T, typename A = Acc<T>>
 __device__ __forceinline__ void score_tile(A (&q)[Tile<A>::kThreadRows][Tile<A>::kThreadCols],
-                                           typename Tile<A>::RowChunk& row_chunk,
-                                           typename Tile<A>::ColChunk& col_chunk, const T* rows, int64_t row0,
-                                           int64_t n_rows, const T* cols, int64_t col0, int64_t n_cols, int64_t d) {
+                                           typename Tile<A>::RowChunk& row_chunk, typename Tile<A>::ColChunk& col_chunk,
+                                           const T* rows, int64_t row0, int64_t n_rows, const T* cols, int64_t col0,
+                                           int64_t n_cols, int64_t d) {
   using Shape = Tile<A>;
   constexpr int R = Shape::kThreadRows, C = Shape::kThreadCols;
   const int first_row = thread_y() * R, first_col = thread_x() * C;

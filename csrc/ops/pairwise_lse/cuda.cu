@@ -1,36 +1,38 @@
 // Pairwise log-sum-exp and its gradients on CUDA cores. kernel.h states the contract.
 //
-// Maths. With q_ij = score(x_i, y_j) and s_ij = scale q_ij + bias_j, the forward pass needs sum exp(s_ij) along rows and,
-// in the same sweep, along columns. The backward pass forms
+// Maths. With q_ij = score(x_i, y_j) and s_ij = scale q_ij + bias_j, the forward pass needs sum exp(s_ij) along rows
+// and, in the same sweep, along columns. The backward pass forms
 //     G_ij = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j)
 // and then dx_i = scale sum_j G_ij dq_ij/dx_i, dbias_j = sum_i G_ij, dscale = sum_ij G_ij q_ij. Call the point whose
-// gradient a pass computes `own` and its partners `other`. The x pass takes G_{own,other}, the y pass G_{other,own}; when
-// the points are paired with themselves q is symmetric, and one pass takes the sum of both.
+// gradient a pass computes `own` and its partners `other`. The x pass takes G_{own,other}, the y pass G_{other,own};
+// when the points are paired with themselves q is symmetric, and one pass takes the sum of both.
 //
 // Tiling. A block of 256 threads works on 128 x 64 pairs (64 x 64 in fp64), 8 x 4 (4 x 4) a thread in registers, with
 // chunks of 16 (8) coordinates in shared memory; tile.cuh has the details.
 //   Finished scores go through shared memory once more, so that a thread walks along one row (or column) with a single
 //   running state.
-//   Forward: the tiles are cut into `strips` of rows times `splits` of columns, one block each. A thread keeps the state
-//   of its part of a row in registers until the split ends, and that of its part of a column in workspace which no other
-//   thread touches. A second kernel merges the states of a row over splits, of a column over strips, in order.
-//   Backward: one block owns a row tile of `own` and sweeps a split of `other`. Per tile it recomputes q, turns it into G
-//   in shared memory, and adds G @ other, 64 coordinates at a time, to sums in workspace that only it touches. A second
-//   kernel adds up the splits, in order, and rounds to the element type.
+//   Forward: the tiles are cut into `strips` of rows times `splits` of columns, one block each. A thread keeps the
+//   state of its part of a row in registers until the split ends, and that of its part of a column in workspace which
+//   no other thread touches. A second kernel merges the states of a row over splits, of a column over strips, in order.
+//   Backward: one block owns a row tile of `own` and sweeps a split of `other`. Per tile it recomputes q, turns it into
+//   G in shared memory, and adds G @ other, 64 coordinates at a time, to sums in workspace that only it touches. A
+//   second kernel adds up the splits, in order, and rounds to the element type.
 //
 // Memory. Forward: 64 states a point (128 in fp64 rows; more where there are few points). Backward: one row of sums a
-// point plus at most 264 tiles of them. So O((n + m) d), and nothing of size n m. Indices that can pass 2^31 are 64-bit.
+// point plus at most 264 tiles of them. So O((n + m) d), and nothing of size n m. Indices that can pass 2^31 are
+// 64-bit.
 //
-// Numerics. Sums are always relative to a running maximum (online_lse.cuh). Excluded pairs enter the forward pass as -inf
-// and the backward pass as weight 0, and so does all that belongs to an lse of -inf. s is rounded the same way in both
-// passes. Half types are widened on load and accumulate in fp32; scale is read on the device. Partial sums of one tile
-// are added to the running ones, so that rounding errors grow with the number of tiles, not of points; dscale, where
-// terms of both signs cancel, is carried in fp64 from tile to tile. No atomics: the bits depend on the shapes alone.
+// Numerics. Sums are always relative to a running maximum (online_lse.cuh). Excluded pairs enter the forward pass as
+// -inf and the backward pass as weight 0, and so does all that belongs to an lse of -inf. s is rounded the same way in
+// both passes. Half types are widened on load and accumulate in fp32; scale is read on the device. Partial sums of one
+// tile are added to the running ones, so that rounding errors grow with the number of tiles, not of points; dscale,
+// where terms of both signs cancel, is carried in fp64 from tile to tile. No atomics: the bits depend on the shapes
+// alone.
 //
 // Tried and rejected: gradient sums in registers for a slice of d per block recomputes q for every slice (d = 768 would
 // cost 12 times the scores); column states per row tile, the simplest one-pass form, takes O(n m / 128) memory; both
-// gradients from one recompute saves a fifth of the arithmetic but needs the sums of both sides for every block, about 16
-// times the memory at equal parallelism; a squared distance by expansion cancels (score.cuh).
+// gradients from one recompute saves a fifth of the arithmetic but needs the sums of both sides for every block, about
+// 16 times the memory at equal parallelism; a squared distance by expansion cancels (score.cuh).
 #include "ops/pairwise_lse/cuda.h"
 
 #include <algorithm>
@@ -144,7 +146,8 @@ cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t s
   cudaError_t error =
       launch(lse_tiles_kernel<T, kScore>, dim3(static_cast<unsigned>(grid.strips), static_cast<unsigned>(grid.splits)),
              dim3(kThreads), 0, stream, p);
-  if (error == cudaSuccess) error = merge_states(p.row_parts, grid.splits * Tile<A>::kRowParts, p.n, args.row_lse, stream);
+  if (error == cudaSuccess)
+    error = merge_states(p.row_parts, grid.splits * Tile<A>::kRowParts, p.n, args.row_lse, stream);
   if (error == cudaSuccess && p.col_parts != nullptr) {
     error = merge_states(p.col_parts, grid.strips * Tile<A>::kColParts, p.m, args.col_lse, stream);
   }
@@ -188,7 +191,8 @@ template <typename T>
 GradPass<T> grad_pass(const PairwiseLseBackward& args, const PassRequest& request, GradGrid& grid,
                       Workspace& workspace) {
   using A = Acc<T>;
-  constexpr int64_t kBlocks = 264;  // about two for each SM of a large GPU; a constant, so that it cannot change the bits
+  constexpr int64_t kBlocks =
+      264;  // about two for each SM of a large GPU; a constant, so that it cannot change the bits
   const PairwiseScores& pairs = args.pairs;
   const auto* x = static_cast<const T*>(pairs.x);
   const auto* y = static_cast<const T*>(pairs.y);
@@ -236,8 +240,9 @@ cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t
     Workspace workspace(memory);  // the passes follow one another on the stream, and share it
     GradGrid grid{};
     const GradPass<T> p = grad_pass<T>(args, request, grid, workspace);
-    error = launch(gradient_kernel<T, kScore>, dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits)),
-                   dim3(kThreads), 0, stream, p);
+    error =
+        launch(gradient_kernel<T, kScore>, dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits)),
+               dim3(kThreads), 0, stream, p);
     if (error == cudaSuccess && request.points != nullptr) {
       error = sum_parts<T>(p.point_parts, grid.splits, p.n_own * p.d, p.scale, score_gradient_factor<kScore>(),
                            request.points, stream);

@@ -42,7 +42,8 @@ struct RolePoint {
 template <typename A>
 __device__ __forceinline__ RolePoint<A> role_point(const A* grad, const A* lse, const A* bias, int64_t i) {
   // Without a gradient the lse may not exist either; -inf stands for weight 0.
-  return {grad != nullptr ? grad[i] : A(0), grad != nullptr ? lse[i] : -infinity<A>(), bias != nullptr ? bias[i] : A(0)};
+  return {grad != nullptr ? grad[i] : A(0), grad != nullptr ? lse[i] : -infinity<A>(),
+          bias != nullptr ? bias[i] : A(0)};
 }
 
 template <typename A>
@@ -50,7 +51,8 @@ __device__ __forceinline__ A lse_weight(const RolePoint<A>& point, A s) {
   return point.lse == -infinity<A>() ? A(0) : point.grad * exp(s - point.lse);
 }
 
-// G of a pair, in one role. s has to be rounded as in the forward pass; adding the absent bias of one side, 0, is exact.
+// G of a pair, in one role. s has to be rounded as in the forward pass; adding the absent bias of one side, 0, is
+// exact.
 template <typename A>
 __device__ __forceinline__ A pair_weight(const RolePoint<A>& own, const RolePoint<A>& other, A scale, A score) {
   const A s = fma(scale, score, own.bias + other.bias);
@@ -59,8 +61,8 @@ __device__ __forceinline__ A pair_weight(const RolePoint<A>& own, const RolePoin
 
 // Adds weights @ other to the sums of this block's own tile. `weights` holds (other, own); begins with a barrier.
 template <typename T, Score kScore, typename A = Acc<T>>
-__device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool first_tile, int64_t own0, int64_t other0,
-                                            const typename Tile<A>::Pairs& weights,
+__device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool first_tile, int64_t own0,
+                                            int64_t other0, const typename Tile<A>::Pairs& weights,
                                             typename Tile<A>::ColChunk& chunk) {
   using Shape = Tile<A>;
   constexpr int R = Shape::kThreadRows, C = Shape::kThreadCols;

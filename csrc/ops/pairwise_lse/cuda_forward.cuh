@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(Ls
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kThreads) merge_states_kernel(const LseState<A>* parts, int count, int64_t n, A* lse) {
+__global__ void __launch_bounds__(kThreads)
+    merge_states_kernel(const LseState<A>* parts, int count, int64_t n, A* lse) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
   LseState<A> state = parts[i];

@@ -26,8 +26,8 @@ struct cudaLaunchConfig_t {
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), const Args&... args) {
   const std::tuple<Params...> params(args...);
-  const bool ok = simt::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes,
-                                 [&] { std::apply(kernel, params); });
+  const bool ok =
+      simt::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { std::apply(kernel, params); });
   return ok ? cudaSuccess : cudaErrorLaunchFailure;
 }
 

@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the CPU, one block after another, to test their logic where there is no GPU.
 //
-// The threads of a block are fibers on one OS thread. A fiber runs until it reaches a barrier or a warp operation, and the
-// scheduler lets the group go on once every member has arrived. That makes a run repeatable, and it makes mistakes that a
-// GPU answers with a hang or with garbage visible: whatever can no longer be completed is reported.
+// The threads of a block are fibers on one OS thread. A fiber runs until it reaches a barrier or a warp operation, and
+// the scheduler lets the group go on once every member has arrived. That makes a run repeatable, and it makes mistakes
+// that a GPU answers with a hang or with garbage visible: whatever can no longer be completed is reported.
 //
 // Reported, as an error of the launch with a message in last_error():
 //   - barriers that not all threads of the block reach, or that they reach at different places in the source;
@@ -158,7 +158,8 @@ inline void block_barrier(Site site) {
 // Meets the other lanes of `mask` and returns the value that `source_lane` brought.
 inline uint64_t warp_operation(const char* op, unsigned mask, int source_lane, uint64_t value, Site site) {
   const int lane = engine.current % kWarp;
-  if ((mask >> lane & 1u) == 0) fail(text("%s at %s: lane %d is not in its own mask %08x", op, describe(site).c_str(), lane, mask));
+  if ((mask >> lane & 1u) == 0)
+    fail(text("%s at %s: lane %d is not in its own mask %08x", op, describe(site).c_str(), lane, mask));
   if ((mask >> source_lane & 1u) == 0) {
     fail(text("%s at %s: reads lane %d, which is not in the mask %08x", op, describe(site).c_str(), source_lane, mask));
   }
@@ -210,13 +211,14 @@ inline void release_block() {
   for (int thread = 0; thread < engine.threads; ++thread) {
     const Fiber& fiber = fiber_at(thread);
     if (fiber.state == State::at_warp_op) {
-      record_failure(text("divergent warp: thread %d waits in %s at %s (mask %08x), and not all of its lanes come", thread,
-                          fiber.op, describe(fiber.site).c_str(), fiber.mask));
+      record_failure(text("divergent warp: thread %d waits in %s at %s (mask %08x), and not all of its lanes come",
+                          thread, fiber.op, describe(fiber.site).c_str(), fiber.mask));
       return;
     }
     if (fiber.state == State::done) ++done;
     if (fiber.state != State::at_barrier) continue;
-    if (waiting >= 0 && (fiber.site.line != fiber_at(waiting).site.line || strcmp(fiber.site.file, fiber_at(waiting).site.file) != 0)) {
+    if (waiting >= 0 &&
+        (fiber.site.line != fiber_at(waiting).site.line || strcmp(fiber.site.file, fiber_at(waiting).site.file) != 0)) {
       record_failure(text("divergent barrier: thread %d waits at %s, thread %d at %s", waiting,
                           describe(fiber_at(waiting).site).c_str(), thread, describe(fiber.site).c_str()));
       return;
@@ -261,8 +263,8 @@ inline bool run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, std::function<
   engine.error.clear();
   if (threads < 1 || threads > kMaxThreads || grid.x < 1 || grid.x > 0x7fffffffu || grid.y < 1 || grid.y > 0xffff ||
       grid.z < 1 || grid.z > 0xffff || dynamic_bytes > kMaxDynamicShared) {
-    engine.error = text("launch configuration out of range: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes shared", grid.x,
-                        grid.y, grid.z, block.x, block.y, block.z, dynamic_bytes);
+    engine.error = text("launch configuration out of range: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes shared",
+                        grid.x, grid.y, grid.z, block.x, block.y, block.z, dynamic_bytes);
     return false;
   }
   engine.threads = static_cast<int>(threads);

@@ -18,7 +18,8 @@ class SharedTile {
   static constexpr size_t kBytes = sizeof(T) * kRows * kPitch;
 
   T& operator()(int row, int col, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-    if (static_cast<unsigned>(row) >= static_cast<unsigned>(kRows) || static_cast<unsigned>(col) >= static_cast<unsigned>(kCols)) {
+    if (static_cast<unsigned>(row) >= static_cast<unsigned>(kRows) ||
+        static_cast<unsigned>(col) >= static_cast<unsigned>(kCols)) {
       simt::fail(simt::text("shared memory out of bounds at %s: (%d, %d) of a %d x %d tile",
                             simt::describe({file, line}).c_str(), row, col, kRows, kCols));
     }
@@ -38,8 +39,8 @@ class SharedTile {
   uint64_t block_;
 };
 
-// A tile `offset` bytes into the block's dynamic shared memory. Tiles that overlap do not share storage here: one that is
-// read where only the other was written yields NaN.
+// A tile `offset` bytes into the block's dynamic shared memory. Tiles that overlap do not share storage here: one that
+// is read where only the other was written yields NaN.
 template <typename Tile>
 Tile& dynamic_shared(int offset) {
   static std::map<int, Tile> tiles;
