@@ -140,7 +140,9 @@ class Row:
     samples_s: list[float] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain dictionary, ready for JSON, which has no NaN; the note of such a row says what was wrong."""
+        finite = self.error is not None and math.isfinite(self.error)
+        return {**asdict(self), "error": self.error if finite else None}
 
 
 @dataclass(frozen=True)
