@@ -17,7 +17,7 @@ namespace mi::cuda {
 
 constexpr int kThreads = 256;
 constexpr int kSide = 16;
-constexpr int kUnroll = 8;  // coordinates per loop turn: more of them only lengthen the compile
+constexpr int kUnroll = 4;  // coordinates per loop turn: more of them only lengthen the compile
 
 // fp64 tiles need more registers than two blocks an SM leave.
 template <typename T>

@@ -1,0 +1,296 @@
+"""pairwise_lse on a GPU: right, repeatable, on the stream it is asked on, and in little memory."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import mi_estimators as mi
+
+pytestmark = pytest.mark.cuda
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SCORES = ["dot", "sqeuclidean"]
+OPERATORS = ("pairwise_lse", "pairwise_lse_backward")
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own products, which errors are compared with, must not use TF32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False)
+
+
+def points(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, d, generator=generator, dtype=torch.float64) / d**0.5).to("cuda", dtype)
+
+
+def dense(
+    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+) -> tuple[Tensor, Tensor]:
+    """With every pair in memory, at the dtype of the inputs."""
+    y = x if y is None else y
+    q = x @ y.T if score == "dot" else -(x[:, None] - y[None]).square().sum(-1)
+    s = scale.to(x.dtype) * q
+    if bias is not None:
+        s = s + bias.to(x.dtype)
+    if exclude_diagonal:
+        s = s.masked_fill(torch.eye(*s.shape, dtype=torch.bool, device=s.device), -math.inf)
+    return s.logsumexp(1), s.logsumexp(0)
+
+
+def ours(
+    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+) -> tuple[Tensor, Tensor]:
+    result = mi.pairwise_lse(x, y, scale=scale, score=score, bias=bias, exclude_diagonal=exclude_diagonal, columns=True)
+    assert isinstance(result, tuple)
+    return result
+
+
+def results(
+    function: object,
+    inputs: dict[str, Tensor | None],
+    score: str,
+    exclude_diagonal: bool,
+    grads: tuple[Tensor | None, Tensor | None],
+) -> dict[str, Tensor]:
+    """The two lse and the gradient of each input that there is, for given gradients of rows and columns."""
+    leaves = {name: None if t is None else t.detach().clone().requires_grad_() for name, t in inputs.items()}
+    row, col = function(leaves["x"], leaves["y"], leaves["scale"], leaves["bias"], score, exclude_diagonal)  # type: ignore[operator]
+    total = torch.zeros((), device="cuda", dtype=torch.float64)
+    for lse, grad in zip((row, col), grads, strict=True):
+        if grad is not None:
+            # Where there is no finite score the gradient is 0 by definition, and not what autograd makes of it.
+            total = total + (lse.double() * grad)[lse.isfinite()].sum()
+    wanted = {name: t for name, t in leaves.items() if t is not None}
+    gradients = torch.autograd.grad(total, list(wanted.values()))
+    named = {f"d{name}": gradient for name, gradient in zip(wanted, gradients, strict=True)}
+    return {"row": row.detach(), "col": col.detach()} | named
+
+
+def check(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float = 0.7,
+    bias: Tensor | None = None,
+    score: str = "dot",
+    exclude_diagonal: bool = False,
+    rows: bool = True,
+    columns: bool = True,
+) -> None:
+    """Maximum and mean error at most twice torch's own at the same dtype, or a few units of rounding."""
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    n, m = x.shape[0], (x if y is None else y).shape[0]
+    grads = (
+        torch.rand(n, device="cuda", dtype=torch.float64) if rows else None,
+        torch.rand(m, device="cuda", dtype=torch.float64) if columns else None,
+    )
+    inputs = {"x": x, "y": y, "scale": torch.tensor(scale, device="cuda", dtype=acc), "bias": bias}
+
+    def at(dtype: torch.dtype) -> dict[str, Tensor | None]:
+        return {name: None if t is None else t.to(dtype) for name, t in inputs.items()}
+
+    kernel = results(ours, inputs, score, exclude_diagonal, grads)
+    torchs = results(dense, at(x.dtype), score, exclude_diagonal, grads)
+    truth = results(dense, at(torch.float64), score, exclude_diagonal, grads)
+    for name, expected in truth.items():
+        value = kernel[name].double()
+        finite = expected.isfinite()
+        assert torch.equal(value[~finite], expected[~finite]), name
+        if not finite.any():
+            continue
+        error = (value - expected)[finite].abs()
+        torch_error = (torchs[name].double() - expected)[finite].abs()
+        unit = 16 * torch.finfo(kernel[name].dtype).eps * expected[finite].abs().max()
+        for kind in (torch.max, torch.mean):
+            assert kind(error) <= 2 * kind(torch_error) + unit, f"{name}: {kind.__name__} {kind(error):.3g}"
+
+
+def bias_for(m: int, dtype: torch.dtype) -> Tensor:
+    bias = torch.linspace(-2, 2, m, device="cuda", dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    if m > 1:
+        bias[1::5] = -math.inf
+    return bias
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_kernels_are_in_use(name: str) -> None:
+    """Else every other test here would test the torch reference."""
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mi_estimators::{name}", "CUDA")
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 3), (31, 2), (129, 65), (1000, 777)])
+def test_shapes(n: int, m: int, dtype: torch.dtype, score: str) -> None:
+    check(points(n, 33, dtype), points(m, 33, dtype, 1), bias=bias_for(m, dtype), score=score)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 2, 17, 64, 129, 768, 1024])
+def test_dimensions(d: int, dtype: torch.dtype, score: str) -> None:
+    check(points(130, d, dtype), points(70, d, dtype, 1), score=score, scale=2.0)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [2, 3, 200, 1000])
+def test_points_paired_with_themselves(n: int, dtype: torch.dtype, score: str) -> None:
+    check(points(n, 24, dtype), score=score, exclude_diagonal=True)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(True, False), (False, True)])
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_one_direction(rows: bool, columns: bool, self_mode: bool) -> None:
+    y = None if self_mode else points(70, 9, torch.float32, 1)
+    check(points(140, 9, torch.float32), y, rows=rows, columns=columns, exclude_diagonal=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_temperature_on_the_sphere(dtype: torch.dtype) -> None:
+    x = torch.nn.functional.normalize(points(300, 768, torch.float64), dim=1).to(dtype)
+    check(x, x.clone(), scale=200.0)
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_big_scores(scale: float) -> None:
+    check(points(200, 16, torch.float32), points(130, 16, torch.float32, 1), scale=scale)
+
+
+def test_no_finite_score() -> None:
+    x = points(3, 4, torch.float32).requires_grad_()
+    bias = torch.full((5,), -math.inf, device="cuda")
+    row, col = ours(x, points(5, 4, torch.float32, 1), torch.ones((), device="cuda"), bias, "dot", False)
+    assert (row == -math.inf).all()
+    assert (col == -math.inf).all()
+    (dx,) = torch.autograd.grad((row, col), x, (torch.ones_like(row), torch.ones_like(col)))
+    assert (dx == 0).all()
+
+
+def test_sharing_memory_is_not_being_paired_with_oneself() -> None:
+    x = points(70, 8, torch.float32).requires_grad_()
+    (actual,) = torch.autograd.grad(mi.pairwise_lse(x, x.detach()).sum(), x)  # type: ignore[union-attr]
+    (expected,) = torch.autograd.grad(mi.pairwise_lse(x, x.detach().clone()).sum(), x)  # type: ignore[union-attr]
+    assert torch.equal(actual, expected)
+
+
+def test_strided_inputs() -> None:
+    x, y = points(8, 60, torch.float32).T, points(70, 16, torch.float32, 1)[:, ::2]
+    assert torch.equal(mi.pairwise_lse(x, y), mi.pairwise_lse(x.contiguous(), y.contiguous()))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_gradcheck(score: str) -> None:
+    x, y = points(5, 3, torch.float64).requires_grad_(), points(4, 3, torch.float64, 1).requires_grad_()
+    scale = torch.tensor(0.5, dtype=torch.float64, device="cuda", requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, device="cuda").requires_grad_()
+    assert torch.autograd.gradcheck(lambda *inputs: ours(*inputs, score, True), (x, y, scale, bias))
+
+
+def backward_arguments(n: int, m: int, d: int, dtype: torch.dtype, score: str) -> tuple:
+    """For the backward operator, all gradients wanted."""
+    x, y = points(n, d, dtype), points(m, d, dtype, 1)
+    scale = torch.ones((), device="cuda")
+    bias = bias_for(m, dtype)
+    row, col = torch.ops.mi_estimators.pairwise_lse(x, y, scale, bias, score, False, True)
+    options = (score, False, True, True, True, True)
+    return torch.ones_like(row), torch.ones_like(col), row, col, x, y, scale, bias, *options
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_on_every_run(dtype: torch.dtype, score: str) -> None:
+    arguments = backward_arguments(3000, 2000, 70, dtype, score)
+    first = torch.ops.mi_estimators.pairwise_lse_backward(*arguments)
+    for _ in range(5):
+        again = torch.ops.mi_estimators.pairwise_lse_backward(*arguments)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(backward_arguments(3000, 2000, 70, dtype, score)[2:4], arguments[2:4], strict=True)
+        )
+
+
+def test_works_on_the_current_stream() -> None:
+    x, y = points(500, 32, torch.float32), points(400, 32, torch.float32, 1)
+    expected = mi.pairwise_lse(x, y, scale=2.0)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    late = torch.empty_like(x)
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # x arrives late: a kernel on another stream would read the empty memory
+        late.copy_(x)
+        actual = mi.pairwise_lse(late, y, scale=2.0)
+    stream.synchronize()
+    assert torch.equal(actual, expected)
+
+
+def test_needs_no_synchronisation() -> None:
+    """A graph cannot be captured from code that waits for the GPU."""
+    arguments = backward_arguments(300, 200, 40, torch.float32, "dot")
+    x, y, scale, bias = arguments[4:8]
+    forward = (x, y, scale, bias, "dot", False, True)
+    expected = torch.ops.mi_estimators.pairwise_lse_backward(*arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        row, col = torch.ops.mi_estimators.pairwise_lse(*forward)
+        gradients = torch.ops.mi_estimators.pairwise_lse_backward(*arguments)
+    row.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(row, arguments[2])
+    assert torch.equal(col, arguments[3])
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_memory_grows_with_the_points_and_not_with_the_pairs() -> None:
+    n, d = 16384, 64
+    x, y = points(n, d, torch.float32).requires_grad_(), points(n, d, torch.float32, 1).requires_grad_()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    row, col = ours(x, y, torch.ones((), device="cuda"), None, "dot", False)
+    (row.sum() + col.sum()).backward()
+    extra = torch.cuda.max_memory_allocated() - before
+    assert extra < 200e6, f"{extra / 1e6:.0f} MB; the scores alone would be {4e-6 * n * n:.0f} MB"
+
+
+def test_more_than_two_to_the_31_elements() -> None:
+    n, d = (1 << 21) + 3, 1040
+    free, _ = torch.cuda.mem_get_info()
+    if free < 30 << 30:
+        pytest.skip(f"needs 30 GiB of GPU memory, {free >> 30} are free")
+    x = torch.zeros(n, d, dtype=torch.float16, device="cuda")
+    x[-1, -1] = 1
+    x.requires_grad_()
+    y = torch.ones(2, d, dtype=torch.float16, device="cuda")
+    row = mi.pairwise_lse(x, y)
+    assert isinstance(row, Tensor)
+    assert row[0].item() == pytest.approx(math.log(2))
+    assert row[-1].item() == pytest.approx(1 + math.log(2))
+    (dx,) = torch.autograd.grad(row[-1], x)
+    assert (dx[-1] == 1).all()
+    assert not dx[-2].any()
+
+
+def test_second_device() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    x, y = points(100, 8, torch.float32), points(90, 8, torch.float32, 1)
+    assert torch.equal(mi.pairwise_lse(x.to("cuda:1"), y.to("cuda:1")).cpu(), mi.pairwise_lse(x, y).cpu())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_info_nce_agrees_with_the_cpu(symmetric: bool) -> None:
+    x, y = points(300, 48, torch.float32), points(300, 48, torch.float32, 1)
+    gpu = mi.info_nce(x, y, temperature=0.05, symmetric=symmetric)
+    cpu = mi.info_nce(x.cpu(), y.cpu(), temperature=0.05, symmetric=symmetric)
+    torch.testing.assert_close(gpu.cpu(), cpu)
