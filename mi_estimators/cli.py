@@ -241,10 +241,11 @@ def _tightness_command() -> Callable[..., None]:
         config = (tightness.TightnessConfig.short if short else tightness.TightnessConfig)(**chosen)
         if (out / "results.json").exists() and not overwrite:
             raise FileExistsError(f"out: {out} already holds results; overwrite them or choose another")
-        with _progress("tightness") as report:
+        with progress_bar("tightness") as report:
             result = tightness.run(config, progress=report)
         paths = tightness.save(result, out)
-        _print(tightness.table(result), *paths)
+        print_table(tightness.table(result))
+        print(*paths, sep="\n")
 
     return _as_command(body, parameters, "Train bounds on Gaussians whose mutual information is known, and compare.")
 
@@ -281,7 +282,7 @@ def _train(name: str, chosen: dict[str, Any], options: dict[str, Any], *, resume
     from mi_estimators.ssl import train as train_run
 
     out = chosen.pop("out", f"runs/{name}")
-    with _progress(name) as report:
+    with progress_bar(name) as report:
         if resume:
             results = resume_run(out, progress=report, method=name, options=options, **chosen)
         else:
@@ -291,7 +292,7 @@ def _train(name: str, chosen: dict[str, Any], options: dict[str, Any], *, resume
 
 
 @contextmanager
-def _progress(label: str) -> Iterator[Callable[..., None]]:
+def progress_bar(label: str) -> Iterator[Callable[..., None]]:
     """A bar on standard error; yields ``report(done, total, row)``, where the row's loss and bounds are shown."""
     from rich.console import Console
     from rich.progress import (
@@ -334,14 +335,13 @@ def show_run(results: Mapping[str, Any]) -> None:
         what = "mean over training batches" if name == "loss" or name.startswith("train_") else "held-out"
         table.add_row(f"{name} ({what}, nats)", f"{row[name]:.4f}")
     table.add_row("log K, the cap of infonce (nats)", f"{row['cap']:.4f}")
-    _print(table, Path(config["out"]) / "results.json")
+    print_table(table)
+    print(Path(config["out"]) / "results.json")
 
 
-def _print(table: Table, *paths: Path) -> None:
-    """Print a table, then where the files are, unbroken."""
+def print_table(table: Table) -> None:
+    """Print a table at the terminal's width; into a file or a pipe, at 120 columns."""
     from rich.console import Console
 
     console = Console()
-    console.print(table)
-    for path in paths:
-        console.print(str(path), soft_wrap=True, highlight=False)
+    (console if console.is_terminal else Console(width=120)).print(table)

@@ -57,7 +57,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"out: {path} is not a sound checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"out: {path} is not a sound checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"out: {path} is not a checkpoint of this package, format {FORMAT}")
     return state

@@ -229,7 +229,10 @@ class _Run:
         self.batches = Batches(len(data.train), config.batch_size, config.seed)
 
         fabric = require("lightning_fabric", "train")
-        self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        try:
+            self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
+            raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
         device = self.fabric.device
         self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
         with torch.random.fork_rng():

@@ -1,0 +1,133 @@
+"""Views, encoders, the probe and held-out bounds."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mi_estimators.ssl import METHODS
+from mi_estimators.ssl.augment import VIEWS, Halves, TwoAugmentations
+from mi_estimators.ssl.backbones import ENCODERS, MLP
+from mi_estimators.ssl.data import Split, load
+from mi_estimators.ssl.heldout import evaluate
+from mi_estimators.ssl.probe import linear_probe, probe_method, probe_pixels
+
+for module in ("kornia", "sklearn"):
+    pytest.importorskip(module)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("shape", [(5, 1, 8, 8), (3, 1, 28, 28)])
+def test_views_keep_pairs_together_and_repeat_for_a_seed(view, shape):
+    images = torch.rand(shape)
+    maker = VIEWS[view]()
+    torch.manual_seed(3)
+    first, second = maker(images)
+    torch.manual_seed(3)
+    again, _ = maker(images)
+    half = (*shape[:2], shape[2] // 2, shape[3])
+    assert first.shape == second.shape == maker.anchor(images).shape == (shape if view == "augment" else half)
+    assert torch.equal(first, again)
+    assert bool(torch.isfinite(first).all())
+
+
+def test_augmentations_differ_between_views_and_images_but_resemble_the_image():
+    images = load("digits").test.pixels(slice(0, 200))
+    torch.manual_seed(0)
+    first, second = TwoAugmentations()(images)
+    assert not torch.equal(first, second)
+    same = torch.tril(torch.ones(10, 10)).reshape(1, 1, 10, 10).expand(6, 1, 10, 10)
+    changed, _ = TwoAugmentations()(same)
+    assert len({tuple(image.flatten().tolist()) for image in changed}) == 6
+    near = torch.nn.functional.cosine_similarity(first.flatten(1), images.flatten(1)).mean()
+    far = torch.nn.functional.cosine_similarity(first.flatten(1), images.flatten(1).roll(1, 0)).mean()
+    assert near > far + 0.15
+
+
+def test_halves_are_top_and_bottom():
+    images = torch.arange(2 * 6 * 3.0).reshape(2, 1, 6, 3)
+    top, bottom = Halves()(images)
+    assert torch.equal(torch.cat([top, bottom], dim=2), images)
+    assert torch.equal(Halves().anchor(images), top)
+    with pytest.raises(ValueError, match="data: halves need images of even height, got 7 x 3"):
+        Halves().check((1, 7, 3))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("shape", [(1, 4, 8), (1, 8, 8), (1, 14, 28)])
+def test_encoders_give_their_dimension_and_a_gradient_to_every_weight(encoder, shape):
+    network = ENCODERS[encoder](shape)
+    output = network(torch.rand(3, *shape))
+    assert output.shape == (3, network.dim)
+    output.square().sum().backward()
+    assert all(bool(weight.grad.abs().sum() > 0) for weight in network.parameters())
+
+
+def test_parameter_counts_are_the_papers():
+    count = {name: sum(w.numel() for w in make((1, 14, 28)).parameters()) for name, make in ENCODERS.items()}
+    assert count["mlp"] == 238_300
+    assert count["convnet"] == pytest.approx(220_000, rel=0.01)
+
+
+def test_the_probe_reads_what_is_linear_and_nothing_from_noise():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    signal = torch.nn.functional.one_hot(labels, 3) + 0.1 * torch.randn(600, 3, generator=generator)
+    noise = torch.randn(600, 3, generator=generator)
+    split = [slice(0, 400), slice(400, 600)]
+    assert linear_probe(*((signal[part], labels[part]) for part in split)) > 0.95
+    assert linear_probe(*((noise[part], labels[part]) for part in split)) < 0.5
+
+
+def test_the_probe_refuses_features_that_are_not_finite():
+    features = torch.rand(20, 2)
+    features[3, 1] = torch.nan
+    labels = torch.arange(20) % 2
+    with pytest.raises(ValueError, match="test: want finite features"):
+        linear_probe((torch.rand(20, 2), labels), (features, labels))
+
+
+def test_pixel_baselines_on_the_digits():
+    data = load("digits")
+    assert probe_pixels(data, TwoAugmentations()) == pytest.approx(0.953, abs=0.02)
+    assert probe_pixels(data, Halves()) == pytest.approx(0.833, abs=0.03)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_probe_and_held_out_bounds_leave_a_method_and_the_generator_as_they_were(name):
+    torch.manual_seed(0)
+    data = load("digits")
+    view = Halves()
+    method = METHODS[name](functools.partial(MLP, (1, 4, 8)))
+    weights = {key: value.clone() for key, value in method.state_dict().items()}
+    state = torch.get_rng_state()
+    row = evaluate(method, data.test, view, 64, seed=0)
+    assert row == evaluate(method, data.test, view, 64, seed=0)
+    assert row["infonce"] != evaluate(method, data.test, view, 64, seed=1)["infonce"]
+    probe_method(method, data, view)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert method.training
+    assert all(torch.equal(value, weights[key]) for key, value in method.state_dict().items())
+
+
+def test_held_out_bounds_use_what_the_test_split_has():
+    data = load("digits").test
+    small = Split(data.images[:40], data.labels[:40], data.scale)
+    method = METHODS["mi-max"](functools.partial(MLP, (1, 4, 8)))
+    assert evaluate(method, small, Halves(), 128, seed=0)["cap"] == pytest.approx(float(torch.tensor(40.0).log()))
+
+
+def test_importing_the_trainers_imports_no_optional_package():
+    code = (
+        "import sys, mi_estimators; assert 'mi_estimators.ssl' not in sys.modules; mi_estimators.ssl.METHODS; "
+        "print(*sorted({'kornia', 'lightning_fabric', 'sklearn', 'rich', 'typer', 'tensorboard', 'matplotlib'} "
+        "& set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
