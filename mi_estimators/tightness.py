@@ -27,6 +27,7 @@ from mi_estimators import _checks, _extras
 from mi_estimators._version import __version__
 from mi_estimators.bounds import BOUNDS, Bound
 from mi_estimators.critics import CRITICS
+from mi_estimators.estimators.neural import ascend
 from mi_estimators.synthetic import Task, correlated_gaussian
 
 if TYPE_CHECKING:
@@ -77,14 +78,7 @@ class TightnessConfig:
         if len(set(self.bounds)) < len(self.bounds):
             raise ValueError(f"bounds: want each once, got {self.bounds}")
         _checks.choice("critic", self.critic, CRITICS)
-        for name in (
-            "dim",
-            "batch_size",
-            "steps_per_level",
-            "hidden",
-            "embedding",
-            *(["threads"] if self.threads else []),
-        ):
+        for name in ("dim", "batch_size", "steps_per_level", "span", "hidden", "embedding", "threads"):
             value = getattr(self, name)
             if name == "threads" and value is None:
                 continue
@@ -174,11 +168,8 @@ def _train(
             value, objective = bound.value_and_objective(critic(x, y))
             number = value.item()
             values.append(number if math.isfinite(number) else None)
-            # A batch on which an exponential overflows gives no usable gradient: pass it over and keep the weights.
-            if optimizer is not None and bool(torch.isfinite(objective)):
-                optimizer.zero_grad()
-                (-objective).backward()
-                optimizer.step()
+            if optimizer is not None:
+                ascend(objective, optimizer)
             report()
         seconds.append(time.perf_counter() - start)
     return values, seconds
@@ -336,14 +327,9 @@ def plot(result: dict[str, Any]) -> Any:
             result["cap"], color="tab:red", linestyle="--", linewidth=1.1, label=f"log({config['batch_size']})"
         )
         violations = sum(row["violations"] for row in result["levels"] if row["bound"] == name)
-        axis.set_title(f"{name}: {BOUNDS[name].kind} bound" if BOUNDS[name].kind != "neither" else f"{name}: no bound")
-        axis.text(
-            0.03,
-            0.97,
-            f"smoothed above truth: {100 * violations / len(raw):.0f} % of steps",
-            transform=axis.transAxes,
-            verticalalignment="top",
-            fontsize=9,
+        kind = "no bound" if BOUNDS[name].kind == "neither" else f"{BOUNDS[name].kind} bound"
+        axis.set_title(
+            f"{name}: {kind}\nsmoothed above truth in {100 * violations / len(raw):.0f} % of steps", fontsize=10
         )
         axis.set_xlim(0, edges[-1])
         axis.set_ylim(min(-0.05 * top, 0), top)

@@ -42,6 +42,19 @@ def _evaluate(critic: nn.Module, bound: Bound, x: Tensor, y: Tensor, batch_size:
     return torch.stack(rows).double().cpu()
 
 
+def ascend(objective: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step of the optimizer up the objective.
+
+    A batch on which an exponential overflows has no usable gradient; stepping on it would spoil the weights for good.
+    It is passed over.
+    """
+    optimizer.zero_grad()
+    (-objective).backward()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+        optimizer.step()
+
+
 def _split(n: int, fractions: tuple[float, float], generator: torch.Generator) -> list[Tensor]:
     """Random indices of the training, validation and test pairs."""
     sizes = [int(n * fraction) for fraction in fractions]
@@ -73,9 +86,9 @@ def estimate(
 
     The pairs are split at random in three: the critic trains on the first part, the weights with the highest objective
     on the second are kept, and the value comes from the third, which had no part in either choice: a lower bound stays
-    one. The test pairs are cut into blocks of at least ``evaluation_batch_size``; the value is the mean over blocks and the
-    standard error their spread. Computed in float32 after standardising in float64. Repeats bit for bit from ``seed``
-    on one machine with one thread count, and does not touch the global random state.
+    one. The test pairs are cut into blocks of at least ``evaluation_batch_size``; the value is the mean over blocks,
+    the standard error comes from their spread. Computed in float32 after standardising in float64. Repeats bit for bit
+    from ``seed`` on one machine with one thread count, and does not touch the global random state.
 
     Args:
         x: ``[n, dim_x]`` float64.
@@ -123,7 +136,8 @@ def estimate(
     for name, part, least in zip(("training", "validation", "test"), parts, (batch_size, 2, 2), strict=True):
         if len(part) < least:
             raise ValueError(
-                f"x: want at least {least} {name} pairs (batch_size, or 2 to evaluate on), got {len(part)} of n = {len(x)}"
+                f"x: want at least {least} {name} pairs (batch_size, or 2 to evaluate on), "
+                f"got {len(part)} of n = {len(x)}"
             )
     x, y = (
         _standardized(name, value, parts[0].numpy()) if standardize else value for name, value in (("x", x), ("y", y))
@@ -151,11 +165,7 @@ def estimate(
         batch = order[position : position + batch_size].to(device)
         position += batch_size
         _, objective = chosen.value_and_objective(network(x_train[batch], y_train[batch]))
-        # A batch on which an exponential overflows gives no usable gradient: pass it over and keep the weights.
-        if bool(torch.isfinite(objective)):
-            optimizer.zero_grad()
-            (-objective).backward()
-            optimizer.step()
+        ascend(objective, optimizer)
         if step % evaluate_every == 0 or step == max_steps:
             value, objective = _evaluate(network, chosen, x_valid, y_valid, evaluation_batch_size).mean(dim=0).tolist()
             curve.append((step, value))
