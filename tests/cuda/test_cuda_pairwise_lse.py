@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,16 +19,23 @@ OPERATORS = ("pairwise_lse", "pairwise_lse_backward")
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def _full_precision() -> Iterator[None]:
     """Torch's own products, which errors are compared with, must not use TF32."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def points(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(n, d, generator=generator, dtype=torch.float64) / d**0.5).to("cuda", dtype)
+
+
+def logsumexp(s: Tensor, dim: int) -> Tensor:
+    """Whose gradient is 0, and not NaN, where there is no finite score."""
+    alive = s.isfinite().any(dim, keepdim=True)
+    return torch.where(alive, s, 0).logsumexp(dim).masked_fill(~alive.squeeze(dim), -math.inf)
 
 
 def dense(
@@ -41,7 +49,7 @@ def dense(
         s = s + bias.to(x.dtype)
     if exclude_diagonal:
         s = s.masked_fill(torch.eye(*s.shape, dtype=torch.bool, device=s.device), -math.inf)
-    return s.logsumexp(1), s.logsumexp(0)
+    return logsumexp(s, 1), logsumexp(s, 0)
 
 
 def ours(
