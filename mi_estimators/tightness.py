@@ -313,9 +313,9 @@ def plot(result: dict[str, Any]) -> Any:
     levels, steps, curves = config["levels"], config["steps_per_level"], result["curves"]
     columns = min(len(curves), 4)
     rows = math.ceil(len(curves) / columns)
-    figure = figure_module.Figure(figsize=(1.2 + 3.3 * columns, 1.3 + 2.9 * rows), layout="constrained")
+    figure = figure_module.Figure(figsize=(max(6.0, 1.2 + 3.3 * columns), 1.3 + 2.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    top = 1.35 * max(levels)
+    top = max(1.35 * max(levels), 1.1 * result["cap"])
     edges = [index * steps for index in range(len(levels) + 1)]
     for axis, (name, curve) in zip(axes, curves.items(), strict=False):
         raw = [math.nan if value is None else value for value in curve["values"]]
@@ -326,8 +326,9 @@ def plot(result: dict[str, Any]) -> Any:
         axis.axhline(
             result["cap"], color="tab:red", linestyle="--", linewidth=1.1, label=f"log({config['batch_size']})"
         )
-        violations = sum(row["violations"] for row in result["levels"] if row["bound"] == name)
-        kind = "no bound" if BOUNDS[name].kind == "neither" else f"{BOUNDS[name].kind} bound"
+        of_bound = [row for row in result["levels"] if row["bound"] == name]
+        violations = sum(row["violations"] for row in of_bound)
+        kind = "no bound" if of_bound[0]["kind"] == "neither" else f"{of_bound[0]['kind']} bound"
         axis.set_title(
             f"{name}: {kind}\nsmoothed above truth in {100 * violations / len(raw):.0f} % of steps", fontsize=10
         )
@@ -342,7 +343,9 @@ def plot(result: dict[str, Any]) -> Any:
     figure.supylabel("mutual information (nats)")
     data = f"{'cubic ' if config['cubic'] else ''}Gaussian, d = {config['dim']}"
     figure.suptitle(f"{data}, {config['critic']} critic, batch {config['batch_size']}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if columns > 2 else 2, frameon=False
+    )
     return figure
 
 

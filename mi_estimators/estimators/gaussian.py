@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import digamma
 
 from mi_estimators.estimators.result import Measurement
 
@@ -66,6 +65,9 @@ def estimate(x: np.ndarray, y: np.ndarray, *, seed: int = 0, unbiased: bool = Tr
         )
     value = -0.5 * float(np.log1p(-(rho**2)).sum())
     if unbiased:
+        # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
+        from scipy.special import digamma
+
         # E log det S_d - log det Sigma_d, but for a term linear in d, which cancels: d_x + d_y = d.
         log_det_bias = [float(digamma((n - np.arange(1, dim + 1)) / 2).sum()) for dim in (dim_x, dim_y, dim_x + dim_y)]
         value -= (log_det_bias[0] + log_det_bias[1] - log_det_bias[2]) / 2

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.spatial import cKDTree
-from scipy.special import digamma
 
 from mi_estimators.estimators.result import Measurement
 
@@ -35,6 +33,10 @@ def estimate(
     Source:
         Kraskov, Stögbauer and Grassberger 2004 (arXiv cond-mat/0305641), eq. 8.
     """
+    # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
+    from scipy.spatial import cKDTree
+    from scipy.special import digamma
+
     n = x.shape[0]
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k: want an integer, got {k!r}")

@@ -7,8 +7,6 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from mi_estimators import _checks
 
 BASES = {"nats": 1.0, "bits": 1 / math.log(2)}
@@ -96,7 +94,10 @@ class Measurement:
         """Two-sided Student confidence interval."""
         if self.std is None:
             return None
-        margin = float(student_t.ppf((1 + level) / 2, self.degrees_of_freedom)) * self.std
+        # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
+        from scipy.special import stdtrit
+
+        margin = float(stdtrit(self.degrees_of_freedom, (1 + level) / 2)) * self.std
         return self.value - margin, self.value + margin
 
     @property
