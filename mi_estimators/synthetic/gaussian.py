@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -52,20 +53,26 @@ def gaussian_task(name: str, covariance: np.ndarray, dim_x: int) -> Task:
     mutual_information = gaussian_mutual_information(covariance, dim_x)
     sigma = torch.as_tensor(np.asarray(covariance, dtype=np.float64))
     dim = sigma.shape[0]
-    factor = torch.linalg.cholesky(sigma)
-    # log p(z) - log p(x) - log p(y) = I - z^T (S^-1 - blockdiag(S_x^-1, S_y^-1)) z / 2
-    precision_gap = torch.linalg.inv(sigma) - torch.block_diag(
-        torch.linalg.inv(sigma[:dim_x, :dim_x]), torch.linalg.inv(sigma[dim_x:, dim_x:])
-    )
+
+    # At first use: the table of named tasks holds dozens, of which a program wants one.
+    @functools.cache
+    def factor() -> Tensor:
+        return torch.linalg.cholesky(sigma)
+
+    @functools.cache
+    def precision_gap() -> Tensor:
+        # log p(z) - log p(x) - log p(y) = I - z^T (S^-1 - blockdiag(S_x^-1, S_y^-1)) z / 2
+        return torch.linalg.inv(sigma) - torch.block_diag(
+            torch.linalg.inv(sigma[:dim_x, :dim_x]), torch.linalg.inv(sigma[dim_x:, dim_x:])
+        )
 
     def sampler(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        z = torch.randn(n, dim, generator=generator, dtype=torch.float64) @ factor.T
+        z = torch.randn(n, dim, generator=generator, dtype=torch.float64) @ factor().T
         return z[:, :dim_x], z[:, dim_x:]
 
     def log_density_ratio(x: Tensor, y: Tensor) -> Tensor:
         z = torch.cat([x, y], dim=1)
-        gap = precision_gap.to(z.device)
-        return mutual_information - ((z @ gap) * z).sum(dim=1) / 2
+        return mutual_information - ((z @ precision_gap().to(z.device)) * z).sum(dim=1) / 2
 
     return Task(name, dim_x, dim - dim_x, mutual_information, sampler, log_density_ratio)
 
