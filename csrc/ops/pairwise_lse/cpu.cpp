@@ -36,9 +36,10 @@ namespace {
 
 constexpr int64_t kTileRows = 256;
 constexpr int64_t kTileCols = 1024;
-constexpr int64_t kMinChunk = 64;        // rows or columns under which another thread does not pay
-constexpr int64_t kDirectMaxDim = 16;    // squared distances by differences up to here
+constexpr int64_t kMinChunk = 64;         // rows or columns under which another thread does not pay
+constexpr int64_t kDirectMaxDim = 16;     // squared distances by differences up to here
 constexpr int64_t kDirectMaxWork = 4096;  // ... and up to this n * m at any d
+constexpr int64_t kDirectBlock = 16;      // dimensions summed before their sum joins the total: keeps rounding small
 
 MI_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 MI_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -173,18 +174,23 @@ class Pairs {
       const T* point = x + (rows.begin + i) * d;
       for (int64_t first = 0; first < width; first += kStrip) {
         const int64_t strip = min_of(kStrip, width - first);
-        T sum[kStrip] = {};
-        for (int64_t k = 0; k < d; ++k) {
-          const T own = point[k];
-          const T* other = columns_of_y + k * width + first;
+        T total[kStrip] = {};
+        for (int64_t k0 = 0; k0 < d; k0 += kDirectBlock) {
+          T part[kStrip] = {};
+          const int64_t k1 = min_of(k0 + kDirectBlock, d);
+          for (int64_t k = k0; k < k1; ++k) {
+            const T own = point[k];
+            const T* other = columns_of_y + k * width + first;
 #pragma omp simd
-          for (int64_t j = 0; j < strip; ++j) {
-            const T difference = own - other[j];
-            sum[j] -= difference * difference;
+            for (int64_t j = 0; j < strip; ++j) {
+              const T difference = own - other[j];
+              part[j] += difference * difference;
+            }
           }
+          for (int64_t j = 0; j < kStrip; ++j) total[j] -= part[j];
         }
         T* row = tile + i * ld + first;
-        for (int64_t j = 0; j < strip; ++j) row[j] = sum[j];
+        for (int64_t j = 0; j < strip; ++j) row[j] = total[j];
       }
     }
   }
