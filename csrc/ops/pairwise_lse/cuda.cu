@@ -32,7 +32,9 @@
 // Tried and rejected: gradient sums in registers for a slice of d per block recomputes q for every slice (d = 768 would
 // cost 12 times the scores); column states per row tile, the simplest one-pass form, takes O(n m / 128) memory; both
 // gradients from one recompute saves a fifth of the arithmetic but needs the sums of both sides for every block, about
-// 16 times the memory at equal parallelism; a squared distance by expansion cancels (score.cuh).
+// 16 times the memory at equal parallelism; exponentials on the register tile, without the second trip through shared
+// memory, spilled registers and took three times as long to compile; a squared distance by expansion cancels
+// (score.cuh).
 #include "ops/pairwise_lse/cuda.h"
 
 #include <algorithm>
