@@ -312,7 +312,7 @@ def progress_bar(label: str) -> Iterator[Callable[..., None]]:
         task = progress.add_task(label, total=None, row="")
 
         def report(done: int, total: int, row: Mapping[str, float] = {}) -> None:
-            names = [name for name in ("test_loss", "infonce", "er_bound") if name in row]
+            names = [name for name in ("test_loss", "infonce") if name in row]
             progress.update(
                 task, completed=done, total=total, row="  ".join(f"{name} {row[name]:.3f}" for name in names)
             )

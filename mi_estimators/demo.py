@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mi_estimators import tightness
 from mi_estimators._extras import require
 from mi_estimators.cli import print_table, progress_bar
@@ -62,10 +64,15 @@ def demo(
     staircase = _staircase(out / "tightness", seed, steps_per_level)
     print_table(_staircase_table(staircase))
     results = {}
-    for name, settings in RUNS.items():
-        config = TrainConfig(out=str(out / name), seed=seed, accelerator="cpu", **settings, **(changes or {}))
-        with progress_bar(name) as report:
-            results[name] = train(config, overwrite=True, progress=report)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small gain nothing from a second, and lose much where cores are shared
+    try:
+        for name, settings in RUNS.items():
+            config = TrainConfig(out=str(out / name), seed=seed, accelerator="cpu", **settings, **(changes or {}))
+            with progress_bar(name) as report:
+                results[name] = train(config, overwrite=True, progress=report)
+    finally:
+        torch.set_num_threads(threads)
     print_table(_training_table(results))
 
     _save(_training_figure(results), out / "training.png")

@@ -181,6 +181,7 @@ def test_wrong_input_to_tightness_is_named(invoke, arguments, words):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is learnt")
 def test_the_demo_prints_tables_and_writes_plots_and_results(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     from mi_estimators.demo import RUNS, demo

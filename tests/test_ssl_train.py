@@ -165,6 +165,13 @@ def test_a_stop_signal_ends_the_step_saves_and_can_be_resumed(tmp_path, number):
     assert_same_bits(state_of(tmp_path / "whole")["method"], state_of(tmp_path / "stopped")["method"])
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_mixed_precision_trains(tmp_path, variant):
+    method, options = VARIANTS[variant]
+    results = train(tiny(method, tmp_path, steps=3, precision="bf16-mixed", options=options))
+    assert all(math.isfinite(value) for value in results["heldout"].values())
+
+
 def test_a_finished_run_can_be_extended(tmp_path):
     train(tiny("mi-max", tmp_path / "short", steps=15))
     extended = resume(tmp_path / "short", steps=30)
@@ -318,6 +325,7 @@ class Toy(Method):
         return self.encoder(view)
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is learnt")
 def test_a_method_is_one_class_and_one_line_of_the_table(tmp_path, monkeypatch):
     monkeypatch.setitem(METHODS, "toy", Toy)
     results = train(TrainConfig(method="toy", out=str(tmp_path / "toy"), accelerator="cpu"))

@@ -54,9 +54,12 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"out: no checkpoint at {path}, so there is no run to resume")
+    # What is no archive would go to an unpickler of old formats, which fails on noise with any error there is.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"out: {path} is not a sound checkpoint (no complete archive)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"out: {path} is not a sound checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"out: {path} is not a checkpoint of this package, format {FORMAT}")

@@ -179,6 +179,8 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
 def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any) -> dict[str, Any]:
     """Continue a stopped or killed run from its checkpoint, bit for bit as if it had never stopped.
 
+    That holds on the same kind of machine, with the same number of threads and the same versions.
+
     Args:
         out: the run's folder.
         progress: as in :func:`train`.
@@ -240,7 +242,7 @@ class _Run:
             channels, height, width = self.view.anchor(data.test.pixels(slice(1))).shape[1:]
             make_encoder = functools.partial(ENCODERS[config.encoder], (channels, height, width))
             self.method = METHODS[config.method](make_encoder, **config.options)
-        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.lr)
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.lr, fused=True)
         self.model, self.stepper = self.fabric.setup(self.method, self.optimizer)
         self.model.mark_forward_method("step")
 
