@@ -68,7 +68,8 @@ def demo(
     torch.set_num_threads(1)  # networks this small gain nothing from a second, and lose much where cores are shared
     try:
         for name, settings in RUNS.items():
-            config = TrainConfig(out=str(out / name), seed=seed, accelerator="cpu", **settings, **(changes or {}))
+            merged = {"eval_every": 100, **settings, **(changes or {})}
+            config = TrainConfig(out=str(out / name), seed=seed, accelerator="cpu", **merged)
             with progress_bar(name) as report:
                 results[name] = train(config, overwrite=True, progress=report)
     finally:
@@ -133,7 +134,7 @@ def _training_table(results: Mapping[str, Mapping[str, Any]]) -> Any:
 def _training_figure(results: Mapping[str, Mapping[str, Any]]) -> Any:
     """Held-out bounds over training, above their two ER terms; a column for each training."""
     figure = require("matplotlib.figure", "plots").Figure(figsize=(4.0 * len(results), 6.0), layout="constrained")
-    axes = figure.subplots(2, len(results), sharex="col", squeeze=False)
+    axes = figure.subplots(2, len(results), sharex="col", sharey="row", squeeze=False)
     for column, (name, result) in enumerate(results.items()):
         rows = result["history"]
         steps = [row["step"] for row in rows]

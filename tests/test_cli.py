@@ -153,6 +153,18 @@ def test_a_diverging_run_ends_with_one_line(invoke):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stopped_run_exits_as_the_signal_would(name, code, capsys):
+    import typer
+
+    from mi_estimators.ssl import Interrupted
+
+    with pytest.raises(typer.Exit) as stopped, cli._clear_errors():
+        raise Interrupted(f"{name}: stopped at step 3 of 9")
+    assert stopped.value.exit_code == code
+    assert capsys.readouterr().err == f"stopped: {name}: stopped at step 3 of 9\n"
+
+
 def test_tightness_prints_a_table_and_writes_results(invoke):
     arguments = ["--bounds", "infonce,nwj", "--levels", "1,2", "--steps-per-level", "5", "--dim", "3", "--short"]
     result = invoke("tightness", *arguments, "--out", "stairs")
