@@ -44,37 +44,42 @@ def _expansion_polynomials() -> tuple[tuple[tuple[int, float], ...], ...]:
     return tuple(tuple((power, float(value)) for power, value in sorted(p.items())) for p in polynomials)
 
 
-def _log_bessel_by_expansion(order: float, x: Tensor) -> Tensor:
+def _log_bessel_by_expansion(order: float, x: Any, library: Any) -> Any:
     z = x / order
-    root = torch.sqrt(1 + z * z)
+    root = library.sqrt(1 + z * z)
     t = 1 / root
-    series = torch.zeros_like(x)
+    series = 0 * x
     for k in range(_EXPANSION_TERMS, -1, -1):
-        u = torch.zeros_like(x)
-        for power, value in _expansion_polynomials()[k]:
-            u = u + value * t**power
-        series = series / order + u
-    eta = root + torch.log(z / (1 + root))
-    return order * eta - 0.5 * math.log(2 * math.pi * order) - 0.5 * torch.log(root) + torch.log(series)
+        series = series / order + sum(value * t**power for power, value in _expansion_polynomials()[k])
+    eta = root + library.log(z / (1 + root))
+    return order * eta - 0.5 * math.log(2 * math.pi * order) - 0.5 * library.log(root) + library.log(series)
 
 
-def _evaluate(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
-    """log I_order(x) and I_{order+1}(x) / I_order(x), in float64, for x > 0 and order >= 0."""
-    x = x.to(torch.float64)
+def _evaluate(order: float, x: Any, library: Any) -> tuple[Any, Any]:
+    """log I_order(x) and I_{order+1}(x) / I_order(x) for x > 0 and order >= 0.
+
+    ``library`` is ``math`` for a number and ``torch`` for a float64 tensor: the same lines serve both, and numbers,
+    which root finding needs many of, are spared the cost of small tensors.
+    """
     steps = max(0, math.ceil(_EXPANSION_ORDER - order))
     top = order + steps
-    log_bessel = _log_bessel_by_expansion(top, x)
-    ratio = torch.exp(_log_bessel_by_expansion(top + 1, x) - log_bessel)
+    log_bessel = _log_bessel_by_expansion(top, x, library)
+    ratio = library.exp(_log_bessel_by_expansion(top + 1, x, library) - log_bessel)
     for nu in range(steps, 0, -1):
         ratio = 1 / (2 * (order + nu) / x + ratio)
-        log_bessel = log_bessel - torch.log(ratio)
+        log_bessel = log_bessel - library.log(ratio)
     return log_bessel, ratio
+
+
+def _evaluate_tensor(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
+    log_bessel, ratio = _evaluate(order, x.to(torch.float64), torch)
+    return log_bessel.to(x.dtype), ratio.to(x.dtype)
 
 
 class _BesselRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, order: float, x: Tensor) -> Tensor:
-        ratio = _evaluate(order, x)[1].to(x.dtype)
+        _, ratio = _evaluate_tensor(order, x)
         ctx.save_for_backward(x, ratio)
         ctx.order = order
         return ratio
@@ -90,7 +95,7 @@ class _LogBessel(torch.autograd.Function):
     def forward(ctx: Any, order: float, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.order = order
-        return _evaluate(order, x)[0].to(x.dtype)
+        return _evaluate_tensor(order, x)[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
@@ -134,16 +139,6 @@ def bessel_ratio(order: float, x: Tensor) -> Tensor:
     return _BesselRatio.apply(float(order), x)
 
 
-@functools.lru_cache(maxsize=256)
-def _log_normalizer_of_number(dim: int, kappa: float) -> float:
-    return float(_log_normalizer(dim, torch.tensor(kappa, dtype=torch.float64)))
-
-
-def _log_normalizer(dim: int, kappa: Tensor) -> Tensor:
-    order = dim / 2 - 1
-    return order * torch.log(kappa) - dim / 2 * _LOG_TWO_PI - _LogBessel.apply(order, kappa)
-
-
 def log_vmf_normalizer(dim: int, kappa: float | Tensor) -> float | Tensor:
     r""":math:`\log C_d(\kappa) = \nu \log \kappa - \tfrac d2 \log 2\pi - \log I_\nu(\kappa)`, :math:`\nu = d/2-1`.
 
@@ -160,10 +155,13 @@ def log_vmf_normalizer(dim: int, kappa: float | Tensor) -> float | Tensor:
     if dim < 2:
         raise ValueError(f"dim: want at least 2 for a density on the unit sphere, got {dim}")
     _checks.positive("kappa", kappa)
+    order = dim / 2 - 1
     if isinstance(kappa, Tensor):
         # In float64: the three terms cancel to a small part of their size.
-        return _log_normalizer(dim, kappa.to(torch.float64)).to(kappa.dtype)
-    return _log_normalizer_of_number(dim, float(kappa))
+        wide = kappa.to(torch.float64)
+        log_normalizer = order * torch.log(wide) - dim / 2 * _LOG_TWO_PI - _LogBessel.apply(order, wide)
+        return log_normalizer.to(kappa.dtype)
+    return order * math.log(kappa) - dim / 2 * _LOG_TWO_PI - _evaluate(order, float(kappa), math)[0]
 
 
 def vmf_concentration(dim: int, mean_resultant: float, *, lowest: float = 1e-3, highest: float = 1e6) -> float:
@@ -185,11 +183,11 @@ def vmf_concentration(dim: int, mean_resultant: float, *, lowest: float = 1e-3, 
     kappa = mean_resultant * (dim - mean_resultant**2) / (1 - mean_resultant**2)
     for _ in range(50):
         kappa = min(max(kappa, lowest), highest)
-        ratio = float(_evaluate(order, torch.tensor(kappa))[1])
+        _, ratio = _evaluate(order, kappa, math)
         slope = 1 - ratio * ratio - (dim - 1) / kappa * ratio
         step = (ratio - mean_resultant) / slope if slope > 0 else 0.0
         following = kappa - step if kappa - step > 0 else kappa / 2
-        if abs(following - kappa) <= 1e-12 * kappa:
+        if abs(following - kappa) <= 1e-9 * kappa:
             break
         kappa = following
     return min(max(kappa, lowest), highest)

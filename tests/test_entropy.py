@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mi_estimators as mi
+from mi_estimators.entropy import (
+    RULES,
+    bessel_ratio,
+    categorical_entropy,
+    kde_log_density,
+    log_bessel_i,
+    log_vmf_normalizer,
+    vmf_concentration,
+)
+
+DOUBLE = torch.float64
+
+
+def sphere(n: int, d: int) -> Tensor:
+    return F.normalize(torch.randn(n, d, dtype=DOUBLE), dim=1)
+
+
+@pytest.mark.parametrize("order", [0, 0.5, 1, 3, 31, 49.5, 63, 383, 4095])
+@pytest.mark.parametrize("x", [1e-3, 0.5, 10.0, 100.0, 1e4])
+def test_log_bessel_against_many_digits(order, x):
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(50):
+        truth = float(mpmath.log(mpmath.besseli(order, x)))
+        ratio = float(mpmath.besseli(order + 1, x) / mpmath.besseli(order, x))
+    tensor = torch.tensor(x, dtype=DOUBLE)
+    assert log_bessel_i(order, tensor).item() == pytest.approx(truth, rel=1e-13, abs=1e-12)
+    assert bessel_ratio(order, tensor).item() == pytest.approx(ratio, rel=1e-11)
+
+
+def test_log_bessel_derivatives():
+    x = torch.tensor([0.3, 5.0, 200.0], dtype=DOUBLE, requires_grad=True)
+    for order in (0.0, 3.5, 80.0):
+        assert torch.autograd.gradcheck(lambda t, nu=order: log_bessel_i(nu, t), x)
+        assert torch.autograd.gradgradcheck(lambda t, nu=order: log_bessel_i(nu, t), x)
+
+
+def test_vmf_normalizer_in_three_dimensions_has_a_closed_form():
+    for kappa in (0.01, 1.0, 30.0):
+        truth = math.log(kappa / (4 * math.pi * math.sinh(kappa)))
+        assert log_vmf_normalizer(3, kappa) == pytest.approx(truth, abs=1e-12)
+        assert log_vmf_normalizer(3, torch.tensor(kappa, dtype=DOUBLE)).item() == pytest.approx(truth, abs=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 5, 128])
+def test_vmf_density_integrates_to_one(d):
+    # E over the uniform sphere of p(z) * area = 1; the area is that of the unit sphere in d dimensions.
+    log_area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+    cosines = sphere(200_000, d)[:, 0]
+    total = torch.logsumexp(3.0 * cosines, 0) - math.log(200_000) + log_vmf_normalizer(d, 3.0) + log_area
+    assert total.item() == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("d", [2, 3, 64, 512])
+@pytest.mark.parametrize("kappa", [0.5, 20.0, 3000.0])
+def test_concentration_inverts_the_mean_resultant_length(d, kappa):
+    resultant = bessel_ratio(d / 2 - 1, torch.tensor(kappa, dtype=DOUBLE)).item()
+    assert vmf_concentration(d, resultant) == pytest.approx(kappa, rel=1e-6)
+    assert vmf_concentration(d, 1.0) == 1e6
+    assert vmf_concentration(d, -0.1) == 1e-3
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "vmf"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("reduction", ["joe", "plug_in"])
+def test_kde_entropy_is_the_formula(kernel, leave_one_out, reduction):
+    x, bandwidth = (sphere(40, 5), 7.0) if kernel == "vmf" else (torch.randn(40, 5, dtype=DOUBLE), 0.6)
+    if kernel == "vmf":
+        kernels = torch.exp(bandwidth * x @ x.T + log_vmf_normalizer(5, bandwidth))
+    else:
+        covariance = bandwidth**2 * torch.eye(5, dtype=DOUBLE)
+        kernels = torch.stack([torch.distributions.MultivariateNormal(p, covariance).log_prob(x).exp() for p in x])
+    if leave_one_out:
+        density = (kernels.sum(1) - kernels.diagonal()) / 39
+    else:
+        density = kernels.mean(1)
+    weights = torch.full((40,), 1 / 40, dtype=DOUBLE) if reduction == "joe" else density / density.sum()
+    got = mi.kde_entropy(x, kernel=kernel, bandwidth=bandwidth, leave_one_out=leave_one_out, reduction=reduction)
+    torch.testing.assert_close(got, -(weights * density.log()).sum())
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "vmf"])
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_kde_gradients(kernel, leave_one_out):
+    x = (sphere(8, 3) if kernel == "vmf" else torch.randn(8, 3, dtype=DOUBLE)).requires_grad_()
+    bandwidth = torch.tensor(0.9, dtype=DOUBLE, requires_grad=True)
+
+    def entropy(x, bandwidth):
+        return mi.kde_entropy(x, kernel=kernel, bandwidth=bandwidth, leave_one_out=leave_one_out)
+
+    assert torch.autograd.gradcheck(entropy, (x, bandwidth))
+    query = torch.randn(6, 3, dtype=DOUBLE, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda q, s, h: kde_log_density(q, s, kernel=kernel, bandwidth=h), (query, x, bandwidth)
+    )
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_entropy_of_a_normal_sample(d):
+    x = torch.randn(3000, d, dtype=DOUBLE)
+    truth = d / 2 * math.log(2 * math.pi * math.e)
+    assert mi.kde_entropy(x).item() == pytest.approx(truth, abs=0.03 + 0.03 * d)
+    # The self term makes the same estimate too small.
+    assert mi.kde_entropy(x, leave_one_out=False) < mi.kde_entropy(x)
+
+
+def test_entropy_of_the_uniform_sphere():
+    assert mi.kde_entropy(sphere(2000, 3), kernel="vmf").item() == pytest.approx(math.log(4 * math.pi), abs=0.01)
+
+
+@pytest.mark.parametrize("d", [1, 3, 20])
+def test_loo_bandwidth_is_a_maximum_and_the_envelope_gradient_is_exact(d):
+    x = torch.randn(300, d, dtype=DOUBLE) * torch.linspace(0.5, 2, d, dtype=DOUBLE)
+    best = RULES["gaussian"]["loo"](x)
+    at = [mi.kde_entropy(x, bandwidth=best * factor).item() for factor in (0.98, 1.0, 1.02)]
+    assert at[1] < min(at[0], at[2])
+    h = torch.tensor(best, dtype=DOUBLE, requires_grad=True)
+    (slope,) = torch.autograd.grad(mi.kde_entropy(x, bandwidth=h), h)
+    assert abs(slope.item()) < 1e-3
+    # Moving the points moves the best bandwidth too; to first order that does not change the entropy.
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(mi.kde_entropy(x), x)
+    direction, step = torch.randn_like(x), 1e-4
+    with torch.no_grad():
+        numeric = (mi.kde_entropy(x + step * direction) - mi.kde_entropy(x - step * direction)) / (2 * step)
+    assert (gradient * direction).sum().item() == pytest.approx(numeric.item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("d", [2, 3, 32])
+def test_loo_concentration_is_a_maximum(d):
+    centre = torch.zeros(d, dtype=DOUBLE)
+    centre[0] = 3.0
+    x = F.normalize(torch.randn(400, d, dtype=DOUBLE) * 0.4 + centre, dim=1)
+    best = RULES["vmf"]["loo"](x)
+    at = [mi.kde_entropy(x, kernel="vmf", bandwidth=best * factor).item() for factor in (0.95, 1.0, 1.05)]
+    assert at[1] < min(at[0], at[2])
+
+
+def test_duplicates_are_reported_and_the_bandwidth_stays_positive():
+    x = torch.randn(20, 2, dtype=DOUBLE).repeat(2, 1)
+    with pytest.warns(RuntimeWarning, match="duplicate points"):
+        assert RULES["gaussian"]["loo"](x) > 0
+    with pytest.raises(ValueError, match="want points that differ"):
+        mi.kde_entropy(torch.ones(5, 2))
+
+
+def test_fixed_bandwidths_warn_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mi.kde_entropy(torch.randn(50, 3), bandwidth=0.5)
+
+
+def test_published_values_of_the_er_papers_code():
+    # README of apple/ml-entropy-reconstruction: random data, k = d = 1000.
+    z = F.normalize(torch.randn(1000, 1000), dim=1)
+    options = {"kernel": "vmf", "bandwidth": 10.0, "leave_one_out": False, "normalizer": "apple"}
+    assert mi.kde_entropy(z, reduction="plug_in", **options).item() == pytest.approx(-249.3085, abs=2e-3)
+    assert mi.kde_entropy(z, **options).item() == pytest.approx(-249.3083, abs=2e-3)
+    assert categorical_entropy(torch.full((10, 1000), 1e-3)).item() == pytest.approx(6.9078, abs=1e-4)
+    # Exact constants are far from those, by the same amount for any data.
+    gap = mi.kde_entropy(z, kernel="vmf", bandwidth=10.0, leave_one_out=False) - mi.kde_entropy(z, **options)
+    exact = mi.entropy.log_vmf_normalizer(1000, 10.0)
+    apple = 499 * math.log(10) - 500 * math.log(2 * math.pi) - math.log(1e-7)
+    assert gap.item() == pytest.approx(apple - exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("d", [128, 256])
+def test_constant_of_the_er_papers_code_by_dimension(d):
+    # -43.557 and -73.298 there; exactly -126.664 and -344.140. With one point the entropy is the constant minus kappa.
+    point = F.normalize(torch.ones(1, d, dtype=DOUBLE), dim=1)
+    for normalizer, value in {"apple": {128: -43.557, 256: -73.298}, "exact": {128: -126.664, 256: -344.140}}.items():
+        entropy = mi.kde_entropy(point, kernel="vmf", bandwidth=10.0, leave_one_out=False, normalizer=normalizer)
+        assert entropy.item() + 10.0 == pytest.approx(value[d], abs=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 30), k=st.integers(1, 12))
+def test_categorical_entropy_is_between_zero_and_log_k(seed, n, k):
+    p = torch.randn(n, k, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)).softmax(1)
+    assert -1e-12 <= categorical_entropy(p).item() <= math.log(k) + 1e-12
+    torch.testing.assert_close(categorical_entropy(p), torch.distributions.Categorical(p.mean(0)).entropy())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), shift=st.floats(-100, 100), factor=st.floats(0.1, 10))
+def test_entropy_moves_as_entropies_do(seed, shift, factor):
+    x = torch.randn(30, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+    entropy = mi.kde_entropy(x, bandwidth=0.5)
+    torch.testing.assert_close(mi.kde_entropy(x + shift, bandwidth=0.5), entropy, rtol=1e-9, atol=1e-9)
+    scaled = mi.kde_entropy(factor * x, bandwidth=0.5 * factor)
+    torch.testing.assert_close(scaled, entropy + 3 * math.log(factor), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"x": torch.ones(3, 2, dtype=torch.int32)}, TypeError, "x: want a dtype"),
+        ({"x": torch.tensor([[1.0], [math.nan]])}, ValueError, "x: want finite values"),
+        ({"x": torch.ones(1, 2)}, ValueError, "want at least 2 points"),
+        ({"x": torch.ones(1, 2), "bandwidth": 1.0}, ValueError, "want at least 2 points"),
+        ({"bandwidth": 0.0}, ValueError, "bandwidth: want a finite value > 0"),
+        ({"bandwidth": -1.0}, ValueError, "bandwidth: want a finite value > 0"),
+        ({"bandwidth": math.nan}, ValueError, "bandwidth: want a finite value > 0"),
+        ({"bandwidth": torch.tensor(-1.0)}, ValueError, "bandwidth: want finite values > 0"),
+        ({"bandwidth": torch.ones(2)}, ValueError, "bandwidth: want a number or a tensor with one element"),
+        ({"bandwidth": "magic"}, ValueError, "bandwidth: want one of"),
+        ({"bandwidth": None}, TypeError, "bandwidth: want a number"),
+        ({"kernel": "cubic"}, ValueError, "kernel: want one of"),
+        ({"reduction": "sum"}, ValueError, "reduction: want one of"),
+        ({"normalizer": "apple"}, ValueError, "normalizer: 'apple' belongs to"),
+        ({"x": torch.ones(4, 1), "kernel": "vmf"}, ValueError, "want at least 2 dimensions"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, text):
+    arguments = {"x": torch.randn(5, 2), **arguments}
+    with pytest.raises(error, match=text):
+        mi.kde_entropy(arguments.pop("x"), **arguments)
+
+
+def test_rows_that_are_no_probabilities_are_refused():
+    with pytest.raises(ValueError, match="probabilities: want rows of probabilities"):
+        categorical_entropy(torch.ones(3, 4))
+    with pytest.raises(ValueError, match="probabilities: want rows of probabilities"):
+        categorical_entropy(torch.tensor([[1.5, -0.5]]))

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import mi_estimators as mi
+from mi_estimators.losses import EntropyReconstruction, InfoNCE, NTXent
+
+DOUBLE = torch.float64
+
+
+def views(n: int = 20, d: int = 6, noise: float = 0.5) -> tuple[Tensor, Tensor]:
+    z = torch.randn(n, d, dtype=DOUBLE)
+    return z, z + noise * torch.randn(n, d, dtype=DOUBLE)
+
+
+def dense_info_nce(x: Tensor, y: Tensor, temperature: float | Tensor, symmetric: bool, normalize: bool) -> Tensor:
+    if normalize:
+        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    logits, target = x @ y.T / temperature, torch.arange(len(x))
+    there = F.cross_entropy(logits, target, reduction="none")
+    return 0.5 * (there + F.cross_entropy(logits.T, target, reduction="none")) if symmetric else there
+
+
+def dense_nt_xent(z1: Tensor, z2: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
+    z = torch.cat([z1, z2])
+    z = F.normalize(z, dim=1) if normalize else z
+    n = len(z1)
+    logits = (z @ z.T / temperature).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
+    return F.cross_entropy(logits, torch.arange(2 * n).roll(n), reduction="none")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_info_nce_is_cross_entropy_over_the_batch(symmetric, normalize, reduction):
+    x, y = (t.requires_grad_() for t in views())
+    temperature = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
+    losses = dense_info_nce(x, y, temperature, symmetric, normalize)
+    want = {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
+    got = mi.info_nce(x, y, temperature=temperature, symmetric=symmetric, normalize=normalize, reduction=reduction)
+    torch.testing.assert_close(got, want)
+    weight = torch.rand_like(want)
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), [x, y, temperature]),
+        torch.autograd.grad((want * weight).sum(), [x, y, temperature]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nt_xent_is_cross_entropy_without_the_diagonal(normalize, reduction):
+    z1, z2 = (t.requires_grad_() for t in views())
+    temperature = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)
+    losses = dense_nt_xent(z1, z2, temperature, normalize)
+    want = {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
+    got = mi.nt_xent(z1, z2, temperature=temperature, normalize=normalize, reduction=reduction)
+    torch.testing.assert_close(got, want)
+    for a, b in zip(
+        torch.autograd.grad(got.square().sum(), [z1, z2, temperature]),
+        torch.autograd.grad(want.square().sum(), [z1, z2, temperature]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradcheck_of_the_losses():
+    x, y = (t.requires_grad_() for t in views(6, 3))
+    assert torch.autograd.gradcheck(lambda a, b: mi.info_nce(a, b, temperature=0.4), (x, y))
+    assert torch.autograd.gradcheck(lambda a, b: mi.nt_xent(a, b, temperature=0.4), (x, y))
+    for support in ("sphere", "euclidean"):
+        assert torch.autograd.gradcheck(
+            lambda a, b, s=support: mi.er_bound(a, b, support=s, bandwidth=1.3).value, (x, y)
+        )
+    logits = torch.randn(5, 4, dtype=DOUBLE, requires_grad=True), torch.randn(5, 4, dtype=DOUBLE, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda a, b: mi.er_bound(a.softmax(1), b.softmax(1), support="discrete").value, logits
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40), temperature=st.floats(0.005, 5))
+def test_info_nce_bound_never_exceeds_log_k(seed, n, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=generator, dtype=DOUBLE)
+    loss = mi.info_nce(x, x + 0.01 * torch.randn(n, 4, generator=generator, dtype=DOUBLE), temperature=temperature)
+    assert math.log(n) - loss.item() <= math.log(n) + 1e-9
+    assert math.isfinite(loss.item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_temperature_in_every_dtype(dtype):
+    x = F.normalize(torch.randn(64, 768), dim=1).to(dtype).requires_grad_()
+    loss = mi.info_nce(x, x.detach().clone(), temperature=0.005, normalize=False)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert math.isfinite(loss.item())
+    assert torch.isfinite(x.grad).all()
+
+
+def test_temperature_learns():
+    log_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+    x, y = (t.float() for t in views(32, 8, noise=0.1))
+    before = mi.info_nce(x, y, temperature=1 / log_scale.exp())
+    before.backward()
+    with torch.no_grad():
+        log_scale -= 0.05 * log_scale.grad.sign()
+    assert mi.info_nce(x, y, temperature=1 / log_scale.exp()) < before
+
+
+def test_losses_compile_to_one_graph():
+    x, y = (t.float().requires_grad_() for t in views())
+    for loss in (InfoNCE(0.2), NTXent(0.2)):
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x, y), loss(x, y))
+
+
+def test_modules_are_their_functions():
+    x, y = views()
+    torch.testing.assert_close(
+        InfoNCE(0.2, symmetric=False, normalize=False, reduction="none")(x, y),
+        mi.info_nce(x, y, temperature=0.2, symmetric=False, normalize=False, reduction="none"),
+    )
+    torch.testing.assert_close(NTXent(0.2, reduction="sum")(x, y), mi.nt_xent(x, y, temperature=0.2, reduction="sum"))
+    bound = mi.er_bound(x, y, bandwidth=10.0)
+    torch.testing.assert_close(EntropyReconstruction(symmetric=False)(x, y), -bound.value)
+    weighted = EntropyReconstruction(symmetric=False, entropy_weight=0.5, reconstruction_weight=2.0)(x, y)
+    torch.testing.assert_close(weighted, -(0.5 * bound.entropy + 2.0 * bound.reconstruction))
+    both = EntropyReconstruction().terms(x, y)
+    torch.testing.assert_close(both.entropy, (bound.entropy + mi.er_bound(y, x, bandwidth=10.0).entropy) / 2)
+    assert repr(NTXent(0.2)) == "NTXent(temperature=0.2, normalize=True, reduction='mean')"
+
+
+# ------------------------------------------------------------------------------------------------------- ER bound
+
+
+def test_er_bound_terms_on_the_sphere():
+    x, y = views(50, 5)
+    u, v = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    bound = mi.er_bound(x, y, bandwidth=8.0)
+    constant = mi.entropy.log_vmf_normalizer(5, 8.0)
+    torch.testing.assert_close(bound.reconstruction, 8.0 * (u * v).sum(1).mean() + constant)
+    torch.testing.assert_close(bound.entropy, mi.kde_entropy(v, kernel="vmf", bandwidth=8.0))
+    torch.testing.assert_close(bound.value, bound.entropy + bound.reconstruction)
+    assert bound.cap == pytest.approx(math.log(50))
+
+
+def test_er_loss_at_one_concentration_is_alignment_and_uniformity():
+    # With Joe's estimate, the self term and one kappa the constants cancel (see the ER paper, section 4).
+    x, y = (F.normalize(t, dim=1) for t in views(30, 64))
+    bound = mi.er_bound(x, y, bandwidth=10.0, leave_one_out=False)
+    alignment = 10.0 * (x * y).sum(1).mean()
+    uniformity = torch.logsumexp(10.0 * y @ y.T, 1).mean() - math.log(30)
+    torch.testing.assert_close(bound.value, alignment - uniformity)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_euclidean_er_bound_is_below_the_truth_and_close_on_gaussians(d):
+    sigma = 0.5
+    z1 = torch.randn(4000, d, dtype=DOUBLE)
+    z2 = z1 + sigma * torch.randn(4000, d, dtype=DOUBLE)
+    truth = d / 2 * math.log(1 + 1 / sigma**2)
+    bound = mi.er_bound(z1, z2, support="euclidean")
+    assert bound.value.item() == pytest.approx(truth, abs=0.03 + 0.04 * d)
+    worse = mi.er_bound(z1, z2, support="euclidean", reconstruction_bandwidth=2 * sigma)
+    assert worse.value < bound.value
+
+
+def test_maximum_likelihood_concentration_is_the_tightest():
+    x, y = views(200, 6)
+    values = [mi.er_bound(x, y, reconstruction_bandwidth=k).value.item() for k in (1.0, 5.0, 20.0, 100.0, 400.0)]
+    assert mi.er_bound(x, y).value.item() >= max(values) - 1e-12
+
+
+def test_discrete_er_bound_of_an_exact_channel():
+    # z1 one-hot and uniform over K, z2 = z1: I = log K = H, and the reconstruction costs nothing.
+    z = torch.eye(8, dtype=DOUBLE).repeat(5, 1)
+    bound = mi.er_bound(z, z, support="discrete")
+    assert bound.value.item() == pytest.approx(math.log(8), abs=1e-12)
+    assert bound.cap == pytest.approx(math.log(8))
+    # A wrong certain prediction costs a lot, and is finite.
+    assert mi.er_bound(z, z.roll(1, 1), support="discrete").value.item() < -100
+    assert math.isfinite(mi.er_bound(z, z.roll(1, 1), support="discrete").value.item())
+
+
+def test_er_loss_spreads_points_and_keeps_pairs_together():
+    torch.manual_seed(1)
+    angles = torch.nn.Parameter(0.1 * torch.randn(24, 4, dtype=DOUBLE) + torch.tensor([1.0, 0, 0, 0]))
+    loss = EntropyReconstruction(bandwidth=10.0)
+    optimizer = torch.optim.Adam([angles], lr=0.05)
+    noise = 0.01 * torch.randn(24, 4, dtype=DOUBLE)
+    first = mi.er_bound(angles, angles + noise, bandwidth=10.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(angles, angles + noise).backward()
+        optimizer.step()
+    last = mi.er_bound(angles, angles + noise, bandwidth=10.0)
+    assert last.entropy > first.entropy + 0.5
+    assert last.value > first.value
+
+
+@pytest.mark.parametrize("function", [mi.info_nce, mi.nt_xent, mi.er_bound], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("replace", "error", "text"),
+    [
+        ({1: torch.ones(4, 2)}, ValueError, r"(y|z2): want the shape of (x|z1)"),
+        ({1: torch.ones(3, 2).double()}, TypeError, r"(y|z2): want the dtype of"),
+        ({1: torch.ones(3, 2, device="meta")}, ValueError, r"(y|z2): want the device of"),
+        ({0: torch.ones(3, 2, dtype=torch.int64)}, TypeError, r"(x|z1): want a dtype"),
+        ({0: torch.ones(0, 2), 1: torch.ones(0, 2)}, ValueError, r"(x|z1): want at least one element"),
+        ({0: torch.full((3, 2), math.nan)}, ValueError, r"(x|z1): want finite values"),
+        ({1: torch.full((3, 2), math.inf)}, ValueError, r"(y|z2): want finite values"),
+        ({0: [1.0, 2.0]}, TypeError, r"(x|z1): want a floating-point torch.Tensor"),
+    ],
+)
+def test_bad_views_are_named(function, replace, error, text):
+    arguments = [torch.randn(3, 2), torch.randn(3, 2)]
+    for i, value in replace.items():
+        arguments[i] = value
+    with pytest.raises(error, match=text):
+        function(*arguments)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
+def test_bad_temperatures_are_named(value):
+    x, y = views()
+    for call in (
+        lambda: mi.info_nce(x, y, temperature=value),
+        lambda: mi.nt_xent(x, y, temperature=value),
+        lambda: mi.info_nce(x, y, temperature=torch.tensor(value)),
+        lambda: InfoNCE(value),
+        lambda: NTXent(value),
+    ):
+        with pytest.raises(ValueError, match="temperature: want"):
+            call()
+    with pytest.raises(ValueError, match="bandwidth: want"):
+        EntropyReconstruction(bandwidth=value)
+
+
+def test_other_bad_settings():
+    x, y = views()
+    with pytest.raises(ValueError, match="reduction: want one of"):
+        mi.info_nce(x, y, reduction="median")
+    with pytest.raises(ValueError, match="support: want one of"):
+        mi.er_bound(x, y, support="torus")
+    with pytest.raises(ValueError, match="entropy_weight: want a number >= 0"):
+        EntropyReconstruction(entropy_weight=-1.0)
+    with pytest.raises(ValueError, match="z1: want at least 2 pairs"):
+        mi.er_bound(x[:1], y[:1])
+    with pytest.raises(ValueError, match="z1: want rows of probabilities"):
+        mi.er_bound(x, y, support="discrete")
+    with pytest.raises(ValueError, match="temperature: want a number or one element"):
+        mi.info_nce(x, y, temperature=torch.ones(3))
