@@ -120,7 +120,7 @@ def _staircase_table(staircase: Mapping[str, Any]) -> Any:
 def _training_table(results: Mapping[str, Mapping[str, Any]]) -> Any:
     """Probe accuracies and the held-out bounds of the three trainings; at most 80 columns wide."""
     table = require("rich.table", "train").Table(
-        title="Digits: linear probe accuracy; held-out bounds (nats) with their cap log K", title_justify="left"
+        title="Digits: probe accuracy, held-out bounds in nats, the cap log K", title_justify="left"
     )
     for column in ("training", "pixels", "before", "after", "InfoNCE", "log K", "ER bound"):
         table.add_column(column, justify="left" if column == "training" else "right")

@@ -54,6 +54,10 @@ def test_halves_are_top_and_bottom():
     top, bottom = Halves()(images)
     assert torch.equal(torch.cat([top, bottom], dim=2), images)
     assert torch.equal(Halves().anchor(images), top)
+    augmented = VIEWS["augmented-halves"]()
+    images = torch.rand(4, 1, 8, 8)
+    assert not torch.equal(augmented(images)[0], images[:, :, :4])
+    assert torch.equal(torch.cat(augmented.held_out(images), dim=2), images)
     with pytest.raises(ValueError, match="data: halves need images of even height, got 7 x 3"):
         Halves().check((1, 7, 3))
 

@@ -24,6 +24,10 @@ class ViewMaker(Protocol):
         """The pair of views a method trains on; random ones draw from torch's global generator."""
         ...
 
+    def held_out(self, images: Tensor) -> Views:
+        """The pair that bounds on test images are evaluated on: without what only serves to regularise training."""
+        ...
+
     def anchor(self, images: Tensor) -> Tensor:
         """The view whose representation, or whose pixels, the probe classifies."""
         ...
@@ -64,6 +68,10 @@ class TwoAugmentations:
         first, second = self.augment(torch.cat([images, images])).chunk(2)
         return first, second
 
+    def held_out(self, images: Tensor) -> Views:
+        """Two augmentations: they are what the bound is about."""
+        return self(images)
+
     def anchor(self, images: Tensor) -> Tensor:
         """The image itself."""
         return images
@@ -88,13 +96,18 @@ class Halves:
         self.augment = _augmentation() if augmented else nn.Identity()
 
     def __call__(self, images: Tensor) -> Views:
-        """Cut at half the height."""
-        top, bottom = self.augment(torch.cat(images.chunk(2, dim=2))).chunk(2)
+        """Cut at half the height, then augment if asked to."""
+        top, bottom = self.augment(torch.cat(self.held_out(images))).chunk(2)
+        return top, bottom
+
+    def held_out(self, images: Tensor) -> Views:
+        """The plain halves."""
+        top, bottom = images.chunk(2, dim=2)
         return top, bottom
 
     def anchor(self, images: Tensor) -> Tensor:
         """The top half."""
-        return images.chunk(2, dim=2)[0]
+        return self.held_out(images)[0]
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise ValueError for an odd height."""

@@ -43,7 +43,7 @@ def evaluate(method: Method, test: Split, view: ViewMaker, batch_size: int, seed
         with torch.random.fork_rng():
             for index in range(BATCHES):
                 torch.manual_seed(derived_seed(seed, "held-out views", index))
-                views = view(test.pixels(batches[index].to(test.images.device)))
+                views = view.held_out(test.pixels(batches[index].to(test.images.device)))
                 z1, z2 = method.embed(views)
                 scores = method.scores(z1, z2)
                 er = er_bound(*method.directions(z1.float(), z2.float()), support="sphere", bandwidth=method.kappa)
