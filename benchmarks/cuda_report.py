@@ -41,13 +41,8 @@ def readable(mangled: str) -> str:
     if tool is None:
         return mangled
     name = subprocess.run([tool, mangled], capture_output=True, text=True).stdout.strip()
-    name = name.removeprefix("void ").replace("mi::cuda::", "").replace("(mi::Score)0", "dot")
-    return (
-        name.replace("(mi::Score)1", "sqeuclidean")
-        .split("(")[0]
-        .replace("__nv_bfloat16", "bf16")
-        .replace("__half", "f16")
-    )
+    name = name.removeprefix("void ").split("(")[0].replace("mi::cuda::", "")
+    return name.replace("__nv_bfloat16", "bf16").replace("__half", "f16")
 
 
 def compile_for(nvcc: str, source: Path, arch: str) -> tuple[list[Kernel], float]:

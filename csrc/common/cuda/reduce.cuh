@@ -10,11 +10,11 @@ namespace mi::cuda {
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Sums `v` over the groups of kWidth neighbouring lanes; lane 0 of each group holds the sum. All 32 lanes must call it.
-template <int kWidth, typename A>
-__device__ __forceinline__ A group_sum(A v) {
+// Sums `v` over a warp; lane 0 holds the sum. All 32 lanes must call it.
+template <typename A>
+__device__ __forceinline__ A warp_sum(A v) {
 #pragma unroll
-  for (int offset = kWidth / 2; offset > 0; offset /= 2) v += __shfl_down_sync(kFullWarp, v, offset, kWidth);
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) v += __shfl_down_sync(kFullWarp, v, offset);
   return v;
 }
 
@@ -24,7 +24,7 @@ template <int kThreads, typename A>
 __device__ __forceinline__ A block_sum(A v, SharedTile<A, 1, kThreads / kWarpSize>& scratch) {
   constexpr int kWarps = kThreads / kWarpSize;
   const int thread = static_cast<int>(threadIdx.x);
-  v = group_sum<kWarpSize>(v);
+  v = warp_sum(v);
   if (thread % kWarpSize == 0) scratch(0, thread / kWarpSize) = v;
   __syncthreads();
   if (thread == 0) {

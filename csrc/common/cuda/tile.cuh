@@ -102,11 +102,11 @@ __device__ __forceinline__ void load_rows(SharedTile<A, kPoints, kWidth, kPitch>
   }
 }
 
-// q[r][c] = score(rows[row0 + this thread's row r], cols[col0 + its column c]); pairs outside the points get some
+// q[r][c] = Score of (rows[row0 + this thread's row r], cols[col0 + its column c]); pairs outside the points get some
 // value. Each chunk of kDepth coordinates is summed on its own and then added: the error grows with the root of d /
 // kDepth rather than of d. Begins with a barrier, so shared memory that was read before the call may be written after
 // it.
-template <Score kScore, typename T, typename A = Acc<T>>
+template <typename Score, typename T, typename A = Acc<T>>
 __device__ __forceinline__ void score_tile(A (&q)[Tile<A>::kThreadRows][Tile<A>::kThreadCols],
                                            typename Tile<A>::RowChunk& row_chunk, typename Tile<A>::ColChunk& col_chunk,
                                            const T* rows, int64_t row0, int64_t n_rows, const T* cols, int64_t col0,
@@ -135,7 +135,7 @@ __device__ __forceinline__ void score_tile(A (&q)[Tile<A>::kThreadRows][Tile<A>:
 #pragma unroll
       for (int r = 0; r < R; ++r) {
 #pragma unroll
-        for (int c = 0; c < C; ++c) part[r][c] = score_step<kScore>(a[r], b[c], part[r][c]);
+        for (int c = 0; c < C; ++c) part[r][c] = Score::step(a[r], b[c], part[r][c]);
       }
     }
 #pragma unroll

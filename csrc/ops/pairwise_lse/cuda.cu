@@ -38,7 +38,6 @@
 #include "ops/pairwise_lse/cuda.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "common/cuda/launch.cuh"
 #include "ops/pairwise_lse/cuda_backward.cuh"
@@ -73,12 +72,11 @@ struct TypeTag {
   using type = T;
 };
 
-// Calls f(TypeTag<T>, integral_constant<Score, S>) for the element type and score at hand.
+// Calls f(TypeTag<T>, TypeTag<score>) for the element type and score at hand.
 template <typename F>
 auto dispatch(DType dtype, Score score, const F& f) {
   const auto with_score = [&](auto type) {
-    return score == Score::dot ? f(type, std::integral_constant<Score, Score::dot>{})
-                               : f(type, std::integral_constant<Score, Score::sqeuclidean>{});
+    return score == Score::dot ? f(type, TypeTag<Dot>{}) : f(type, TypeTag<SqEuclidean>{});
   };
   switch (dtype) {
     case DType::f64:
@@ -139,14 +137,14 @@ cudaError_t merge_states(const LseState<A>* parts, int64_t count, int64_t n, voi
                 n, static_cast<A*>(lse));
 }
 
-template <typename T, Score kScore>
+template <typename T, typename ScoreFn>
 cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
   Workspace workspace(memory);
   const LseGrid grid = lse_grid<T>(args.pairs);
   const LsePass<T> p = lse_pass<T>(args, grid, workspace);
   cudaError_t error =
-      launch(lse_tiles_kernel<T, kScore>, dim3(static_cast<unsigned>(grid.strips), static_cast<unsigned>(grid.splits)),
+      launch(lse_tiles_kernel<T, ScoreFn>, dim3(static_cast<unsigned>(grid.strips), static_cast<unsigned>(grid.splits)),
              dim3(kThreads), 0, stream, p);
   if (error == cudaSuccess)
     error = merge_states(p.row_parts, grid.splits * Tile<A>::kRowParts, p.n, args.row_lse, stream);
@@ -232,7 +230,7 @@ cudaError_t sum_parts(const Acc<T>* parts, int64_t count, int64_t size, const Ac
                 size, scale, factor, static_cast<T*>(out));
 }
 
-template <typename T, Score kScore>
+template <typename T, typename ScoreFn>
 cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
   const PassRequests requests = pass_requests(args);
@@ -243,11 +241,11 @@ cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t
     GradGrid grid{};
     const GradPass<T> p = grad_pass<T>(args, request, grid, workspace);
     error =
-        launch(gradient_kernel<T, kScore>, dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits)),
+        launch(gradient_kernel<T, ScoreFn>, dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits)),
                dim3(kThreads), 0, stream, p);
     if (error == cudaSuccess && request.points != nullptr) {
-      error = sum_parts<T>(p.point_parts, grid.splits, p.n_own * p.d, p.scale, score_gradient_factor<kScore>(),
-                           request.points, stream);
+      error = sum_parts<T>(p.point_parts, grid.splits, p.n_own * p.d, p.scale, ScoreFn::kGradientFactor, request.points,
+                           stream);
     }
     if (error == cudaSuccess && request.bias != nullptr) {
       error = sum_parts<A>(p.bias_parts, grid.splits * Tile<A>::kRowParts, p.n_own, nullptr, 1, request.bias, stream);
@@ -289,7 +287,7 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args
 cudaError_t pairwise_lse_forward(DType dtype, const PairwiseLseForward& args, void* workspace, cudaStream_t stream) {
   if (!valid(args.pairs) || args.row_lse == nullptr || workspace == nullptr) return cudaErrorInvalidValue;
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
-    return forward<typename decltype(type)::type, decltype(score)::value>(args, workspace, stream);
+    return forward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);
   });
 }
 
@@ -298,7 +296,7 @@ cudaError_t pairwise_lse_backward(DType dtype, const PairwiseLseBackward& args, 
   const bool cols_known = args.grad_col == nullptr || args.col_lse != nullptr;
   if (!valid(args.pairs) || !rows_known || !cols_known || workspace == nullptr) return cudaErrorInvalidValue;
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
-    return backward<typename decltype(type)::type, decltype(score)::value>(args, workspace, stream);
+    return backward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);
   });
 }
 

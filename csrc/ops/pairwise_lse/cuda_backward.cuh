@@ -60,7 +60,7 @@ __device__ __forceinline__ A pair_weight(const RolePoint<A>& own, const RolePoin
 }
 
 // Adds weights @ other to the sums of this block's own tile. `weights` holds (other, own); begins with a barrier.
-template <typename T, Score kScore, typename A = Acc<T>>
+template <typename T, typename Score, typename A = Acc<T>>
 __device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool first_tile, int64_t own0,
                                             int64_t other0, const typename Tile<A>::Pairs& weights,
                                             typename Tile<A>::ColChunk& chunk) {
@@ -77,8 +77,7 @@ __device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool 
     for (int r = 0; r < R; ++r) {
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        // The dot product's gradient does not look at `own`.
-        const bool needed = kScore != Score::dot && r < rows_left && c < cols_left;
+        const bool needed = Score::kNeedsOwn && r < rows_left && c < cols_left;
         own[r][c] = needed ? widen(p.own[offset + r * p.d + c]) : A(0);
         sum[r][c] = A(0);
       }
@@ -98,7 +97,7 @@ __device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool 
         for (int r = 0; r < R; ++r) {
 #pragma unroll
           for (int c = 0; c < C; ++c) {
-            sum[r][c] = score_gradient_step<kScore>(weight[r], other[c], own[r][c], sum[r][c]);
+            sum[r][c] = Score::gradient_step(weight[r], other[c], own[r][c], sum[r][c]);
           }
         }
       }
@@ -116,7 +115,7 @@ __device__ __forceinline__ void add_product(const GradPass<T>& p, A* sums, bool 
 }
 
 // Grid: (tiles of own, splits of other).
-template <typename T, Score kScore>
+template <typename T, typename Score>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(GradPass<T> p) {
   using A = Acc<T>;
   using Shape = Tile<A>;
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(Gra
   for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const int64_t other0 = tile * Shape::kCols;
     A q[R][C];
-    score_tile<kScore>(q, own_chunk, other_chunk, p.own, own0, p.n_own, p.other, other0, p.n_other, p.d);
+    score_tile<Score>(q, own_chunk, other_chunk, p.own, own0, p.n_own, p.other, other0, p.n_other, p.d);
 #pragma unroll
     for (int c = 0; c < C; ++c) {
 #pragma unroll
@@ -176,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(Gra
 
     if (p.point_parts != nullptr) {
       A* sums = p.point_parts + blockIdx.y * p.n_own * p.d;
-      add_product<T, kScore>(p, sums, tile == tiles.begin, own0, other0, pairs, other_chunk);
+      add_product<T, Score>(p, sums, tile == tiles.begin, own0, other0, pairs, other_chunk);
     }
   }
 

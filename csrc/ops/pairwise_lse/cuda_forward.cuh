@@ -21,7 +21,7 @@ struct LsePass {
 };
 
 // Grid: (strips, splits).
-template <typename T, Score kScore>
+template <typename T, typename Score>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(LsePass<T> p) {
   using A = Acc<T>;
   using Shape = Tile<A>;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(Ls
     for (int64_t col_tile = col_tiles.begin; col_tile < col_tiles.end; ++col_tile) {
       const int64_t col0 = col_tile * Shape::kCols;
       A q[R][C];
-      score_tile<kScore>(q, row_chunk, col_chunk, p.x, row0, p.n, p.y, col0, p.m, p.d);
+      score_tile<Score>(q, row_chunk, col_chunk, p.x, row0, p.n, p.y, col0, p.m, p.d);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         const int64_t j = col0 + first_col + c;
