@@ -157,7 +157,7 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
 
 @dataclass
 class Evaluation:
-    """What the op should give, and for each number the size of what is added up to make it (its rounding follows that)."""
+    """What the op should give, and for each number the size of what is added up to make it, which rounding follows."""
 
     values: dict[str, torch.Tensor]
     sizes: dict[str, torch.Tensor]
