@@ -6,7 +6,7 @@ from pathlib import Path
 # The package beside these pages, installed or not: the pages describe this tree.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mi_estimators._version import __version__  # noqa: E402
+from mi_estimators._version import __version__
 
 project = "mi_estimators"
 author = "The mi_estimators developers"
