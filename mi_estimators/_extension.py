@@ -6,6 +6,7 @@ faster kernels for the CPU and, where torch has CUDA, for NVIDIA GPUs. Nothing h
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import warnings
@@ -55,24 +56,54 @@ def load() -> None:
 
 def _load_cuda() -> None:
     global _cuda_kernels
+    gpus = _gpu_capabilities()
+    if gpus and not any(_has_code_for(gpu, str(_build_info.get("cuda_archs", ""))) for gpu in gpus):
+        names = ", ".join(f"sm_{gpu}" for gpu in gpus)
+        _warn(f"the CUDA library was built for {_build_info.get('cuda_archs')}, not for this machine's {names}")
+        return
     try:
         torch.ops.load_library(str(_CUDA_LIBRARY))
     except Exception as error:
         _warn(f"the CUDA library does not load with torch {torch.__version__} (CUDA {torch.version.cuda}): {error}")
         return
     _cuda_kernels = True
-    _check_gpu_architectures()
 
 
-def _check_gpu_architectures() -> None:
-    """Warn once for a GPU that the library holds no code for; the check starts no CUDA context by itself."""
-    built = [int(arch) for arch in str(_build_info.get("cuda_archs", "")).replace("+PTX", "").split(",") if arch]
-    if not built or not torch.cuda.is_initialized():
-        return
-    for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        if not any(arch // 10 == major and arch % 10 <= minor for arch in built) and max(built) > 10 * major + minor:
-            _warn(f"the CUDA library was built for sm_{built}, not for GPU {index} (sm_{major}{minor})")
+def _has_code_for(gpu: int, archs: str) -> bool:
+    """Whether a library of these architectures ("80,90,120+PTX") runs on a GPU of compute capability ``gpu`` (90).
+
+    Machine code serves its own major version from its minor version up; PTX serves everything newer.
+    """
+    for arch in filter(None, archs.split(",")):
+        number = int(arch.removesuffix("+PTX"))
+        if number // 10 == gpu // 10 and number <= gpu or arch.endswith("+PTX") and number <= gpu:
+            return True
+    return not archs
+
+
+def _gpu_capabilities() -> list[int]:
+    """Compute capabilities of the machine's GPUs (90 for 9.0) as the driver's NVML tells them; empty if it cannot.
+
+    Asking CUDA itself would start it here, at import, and a process that has started CUDA cannot fork workers that use
+    it.
+    """
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() != 0:
+            return []
+        count = ctypes.c_uint()
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        found = []
+        for index in range(count.value):
+            handle, major, minor = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
+            if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
+                continue
+            if nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)) == 0:
+                found.append(10 * major.value + minor.value)
+        nvml.nvmlShutdown()
+        return found
+    except (OSError, AttributeError):
+        return []
 
 
 def info() -> dict[str, object]:

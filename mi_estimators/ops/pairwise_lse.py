@@ -240,19 +240,18 @@ def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 
 def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second derivatives through the reference: differentiable at any order, but with O(N M) memory."""
-    inputs = list(ctx.saved_tensors)
+    inputs = ctx.saved_tensors
     wanted = [i for i in range(8) if inputs[i] is not None and ctx.needs_input_grad[i]]
     used = [i for i, gradient in enumerate(grads) if gradient is not None]
     if not wanted or not used:
         return (None,) * 14
 
     def of_wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
-        for i, tensor in zip(wanted, tensors, strict=True):
-            inputs[i] = tensor
-        outputs = reference_backward(*inputs, *ctx.options)
+        arguments = dict(enumerate(inputs)) | dict(zip(wanted, tensors, strict=True))
+        outputs = reference_backward(*arguments.values(), *ctx.options)
         return tuple(outputs[i] for i in used)
 
-    _, pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))
+    pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))[1]
     found = pull_back(tuple(grads[i] for i in used))
     result: list[Tensor | None] = [None] * 14
     for i, gradient in zip(wanted, found, strict=True):

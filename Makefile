@@ -1,0 +1,75 @@
+# make demo and make test set up all they need in .venv. Variables: PYTHON, VENV, TORCH, JOBS.
+PYTHON ?= python3
+VENV ?= .venv
+# The pinned version; any torch >= 2.11 will do. An installed torch is kept.
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+BIN := $(VENV)/bin
+# Absolute, since tools run from other folders too.
+PY := $(abspath $(BIN))/python
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test check lint types layers docs build pytest bench gpu-check cuda-report format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/mi-estimators info
+	$(BIN)/mi-estimators demo --out runs/demo
+
+test: check pytest docs
+
+check: lint types layers
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+layers: $(VENV)/.test
+	$(BIN)/lint-imports
+
+# Two worker processes with one thread each; tests of threading set their own number.
+pytest: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests benchmarks
+
+docs: $(VENV)/.test
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+build: $(VENV)/.test
+
+bench: $(VENV)/.test
+	$(PY) -m benchmarks.run
+
+# For a machine with an NVIDIA GPU: uses the Python given, with torch, nvcc, ninja and pybind11 already there.
+gpu-check:
+	MI_ESTIMATORS_BUILD=1 $(PYTHON) setup.py build_ext --inplace
+	$(PYTHON) benchmarks/gpu_check.py
+
+cuda-report: $(VENV)/.test
+	$(PY) benchmarks/cuda_report.py
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build dist docs/_build *.egg-info mi_estimators/*.so
+
+$(VENV)/.torch:
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install --quiet "$(TORCH)" numpy
+	$(PY) -m pip install --quiet "setuptools>=77" "pybind11>=2.13" ninja
+	touch $@
+
+# The CUDA library takes minutes to compile and serves a torch with CUDA only: the demo leaves it out elsewhere.
+$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
+	test -e $(VENV)/.test || MI_ESTIMATORS_CUDA=$$($(PY) -c "import torch; print(int(bool(torch.version.cuda)))") \
+	  $(PY) -m pip install --quiet --no-build-isolation -e ".[train,plots]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+	MI_ESTIMATORS_BUILD=1 $(PY) -m pip install --quiet --no-build-isolation -e ".[all]"
+	touch $@
