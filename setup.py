@@ -232,6 +232,7 @@ class NativeBuild(build_ext):
             "-std=c++17",
             "-O3",
             *archs,
+            "--threads=0",
             "-Werror=all-warnings",
             "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
             f"-I{CSRC}",

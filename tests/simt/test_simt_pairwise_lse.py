@@ -128,7 +128,7 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
     code = CODES[problem.dtype]
     acc = problem.accumulation
     x = give("x", problem.x)
-    y = x if problem.self_mode else give("y", problem.y)
+    y = None if problem.self_mode else give("y", problem.y)
     scale = give("scale", torch.tensor([problem.scale], dtype=acc))
     bias = give("bias", problem.bias)
     pairs = Pairs(x, y, scale, bias, problem.n, problem.m, problem.d, SCORES[problem.score], problem.exclude_diagonal)

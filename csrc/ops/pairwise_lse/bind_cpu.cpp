@@ -1,5 +1,5 @@
-// The CPU kernels of pairwise_lse behind torch's dispatcher, on the stable ABI. Argument errors that a user can make are
-// reported by the Python function; the checks here keep a direct call of the operator from reading out of bounds.
+// The CPU kernels of pairwise_lse behind torch's dispatcher, on the stable ABI. Argument errors that a user can make
+// are reported by the Python function; the checks here keep a direct call of the operator from reading out of bounds.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -56,9 +56,7 @@ struct Operands {
       pairs.bias = bias.const_data_ptr();
     }
     pairs.x = x.const_data_ptr();
-    // Two arguments may share memory without being the same points; only y == None means self mode.
-    pairs.y = y_.has_value() && y.const_data_ptr() == x.const_data_ptr() ? (y = torch::stable::clone(y)).const_data_ptr()
-                                                                        : y.const_data_ptr();
+    pairs.y = y_.has_value() ? y.const_data_ptr() : nullptr;
     pairs.scale = scale.const_data_ptr();
     pairs.n = x.size(0);
     pairs.m = y.size(0);
@@ -135,7 +133,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
     return wanted ? torch::stable::new_empty(x, {size, d}, accumulation) : new_vector(x, 0, accumulation);
   };
   Tensor dx = matrix(need_x, n), dy = matrix(need_y, m);
-  Tensor dscale = need_scale ? torch::stable::new_empty(x, scale.sizes(), accumulation) : new_vector(x, 0, accumulation);
+  Tensor dscale =
+      need_scale ? torch::stable::new_empty(x, scale.sizes(), accumulation) : new_vector(x, 0, accumulation);
   Tensor dbias = new_vector(x, need_bias ? m : 0, accumulation);
   args.dx = need_x ? dx.mutable_data_ptr() : nullptr;
   args.dy = need_y ? dy.mutable_data_ptr() : nullptr;

@@ -58,10 +58,8 @@ struct Operands {
     STD_TORCH_CHECK(scale.numel() == 1, "pairwise_lse: scale must have one element");
     check_beside_x(y, "y");
     check_beside_x(scale, "scale", accumulation);
-    // Two arguments may share memory without being the same points (y = x.detach()): only no y means self mode.
-    if (y_.has_value() && y.const_data_ptr() == x.const_data_ptr()) y = torch::stable::clone(y);
     pairs.x = x.const_data_ptr();
-    pairs.y = y.const_data_ptr();
+    pairs.y = y_.has_value() ? y.const_data_ptr() : nullptr;
     pairs.scale = scale.const_data_ptr();
     if (bias_.has_value()) {
       bias = vector(*bias_, "bias", y.size(0));

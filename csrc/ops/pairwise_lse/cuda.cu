@@ -91,8 +91,8 @@ auto dispatch(DType dtype, Score score, const F& f) {
 }
 
 bool valid(const PairwiseScores& pairs) {
-  return pairs.x != nullptr && pairs.y != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 &&
-         pairs.d >= 1;
+  return pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 && pairs.d >= 1 &&
+         (!pairs.self() || pairs.m == pairs.n);
 }
 
 unsigned blocks_for(int64_t size) { return static_cast<unsigned>(ceil_div(size, kThreads)); }
@@ -117,7 +117,7 @@ LsePass<T> lse_pass(const PairwiseLseForward& args, const LseGrid& grid, Workspa
   const PairwiseScores& pairs = args.pairs;
   LsePass<T> p{};
   p.x = static_cast<const T*>(pairs.x);
-  p.y = static_cast<const T*>(pairs.y);
+  p.y = static_cast<const T*>(pairs.columns());
   p.scale = static_cast<const A*>(pairs.scale);
   p.bias = static_cast<const A*>(pairs.bias);
   p.n = pairs.n;
@@ -172,7 +172,7 @@ struct PassRequests {
 PassRequests pass_requests(const PairwiseLseBackward& args) {
   PassRequests requests;
   const PairwiseScores& pairs = args.pairs;
-  if (pairs.x == pairs.y && pairs.n == pairs.m && args.dx != nullptr && args.dy == nullptr) {
+  if (pairs.self() && args.dx != nullptr) {
     requests.add({true, true, args.dx, args.dbias, args.dscale});
     return requests;
   }
@@ -195,7 +195,7 @@ GradPass<T> grad_pass(const PairwiseLseBackward& args, const PassRequest& reques
       264;  // about two for each SM of a large GPU; a constant, so that it cannot change the bits
   const PairwiseScores& pairs = args.pairs;
   const auto* x = static_cast<const T*>(pairs.x);
-  const auto* y = static_cast<const T*>(pairs.y);
+  const auto* y = static_cast<const T*>(pairs.columns());
   const auto* bias = static_cast<const A*>(pairs.bias);
   const auto* grad_row = static_cast<const A*>(args.grad_row);
   const auto* grad_col = static_cast<const A*>(args.grad_col);

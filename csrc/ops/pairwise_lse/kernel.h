@@ -25,12 +25,15 @@ enum class DType : int32_t { f64 = 0, f32 = 1, bf16 = 2, f16 = 3 };
 // The pairs and their scores: what forward and backward share.
 struct PairwiseScores {
   const void* x = nullptr;      // [n, d]
-  const void* y = nullptr;      // [m, d]; the same pointer as x when the points are paired with themselves
+  const void* y = nullptr;      // [m, d]; null in self mode: the points of x are paired with themselves, and m is n
   const void* scale = nullptr;  // [1]
   const void* bias = nullptr;   // [m] or null
   int64_t n = 0, m = 0, d = 0;
   Score score = Score::dot;
   bool exclude_diagonal = false;
+
+  bool self() const { return y == nullptr; }
+  const void* columns() const { return self() ? x : y; }
 };
 
 struct PairwiseLseForward {
@@ -39,7 +42,7 @@ struct PairwiseLseForward {
   void* col_lse = nullptr;  // [m], or null: columns not wanted
 };
 
-// A null output is not wanted and costs nothing. When y is x (self mode) dy is null and dx receives both roles.
+// A null output is not wanted and costs nothing. In self mode dy is null and dx receives both roles.
 struct PairwiseLseBackward {
   PairwiseScores pairs;
   const void* row_lse = nullptr;   // [n]

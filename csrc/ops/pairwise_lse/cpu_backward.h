@@ -1,0 +1,215 @@
+// Backward pass: the tiles again, G in place of the scores, and the products that consume it.
+#pragma once
+
+#include "common/cpu/latin_walk.h"
+#include "ops/pairwise_lse/cpu_scores.h"
+
+namespace mi {
+namespace MI_SIMD_LEVEL {
+
+template <class T>
+struct RowSums {
+  T mass = 0;    // sum_j G_ij
+  T moment = 0;  // sum_j G_ij score_ij
+};
+
+// row[j]: score -> G_ij. Adds G to column_mass when kMass.
+template <bool kRows, bool kCols, bool kMass, class T>
+MI_INLINE void to_gradient(T* __restrict row, const T* __restrict bias, T scale, T grad_row, T row_lse,
+                           const T* __restrict grad_col, const T* __restrict col_lse, int64_t width,
+                           T* __restrict column_mass, RowSums<T>& sums) {
+  T mass = 0, moment = 0;
+#pragma omp simd reduction(+ : mass, moment)
+  for (int64_t j = 0; j < width; ++j) {
+    const T score = row[j], s = scale * score + bias[j];
+    T g = 0;
+    if (kRows) g += grad_row * vexp(s - row_lse);
+    if (kCols) g += grad_col[j] * vexp(s - col_lse[j]);
+    row[j] = g;
+    mass += g;
+    moment += g * score;
+    if (kMass) column_mass[j] += g;
+  }
+  sums.mass += mass;
+  sums.moment += moment;
+}
+
+template <class T>
+class Gradient {
+ public:
+  Gradient(const PairwiseLseBackward& args, const CpuRuntime& runtime)
+      : args_(args),
+        pairs_(args.pairs, runtime),
+        want_x_(args.dx != nullptr),
+        want_y_(args.dy != nullptr || (pairs_.self && want_x_)),
+        want_column_mass_(args.dbias != nullptr || (want_y_ && pairs_.squared && !pairs_.direct)),
+        walk_(pairs_.n, pairs_.m, want_y_ || want_column_mass_, runtime),
+        dx_(static_cast<T*>(args.dx)),
+        second_role_(pairs_.self && want_x_ ? pairs_.m * pairs_.d : 0),
+        dy_(pairs_.self && want_x_ ? second_role_.get() : static_cast<T*>(args.dy)),
+        row_lse_(args.grad_row != nullptr ? pairs_.n : 0),
+        col_lse_(args.grad_col != nullptr ? pairs_.m : 0),
+        row_mass_(pairs_.n),
+        column_mass_(want_column_mass_ ? pairs_.m : 0),
+        moment_(walk_.chunks) {
+    // exp(s - +inf) = 0: a row or column without a finite score passes no gradient.
+    if (args.grad_row != nullptr) guard(static_cast<const T*>(args.row_lse), row_lse_.get(), pairs_.n);
+    if (args.grad_col != nullptr) guard(static_cast<const T*>(args.col_lse), col_lse_.get(), pairs_.m);
+    row_mass_.fill(pairs_.n, 0.0);
+    if (want_column_mass_) column_mass_.fill(pairs_.m, 0.0);
+    moment_.fill(walk_.chunks, 0.0);
+  }
+
+  void run() {
+    const int64_t ld = walk_.tile_cols, transposed = pairs_.direct ? 2 * pairs_.d * ld : 0;
+    const int64_t scratch_size = walk_.tile_rows * ld + ld + transposed;
+    Buffer<T> scratch(walk_.chunks * scratch_size);
+    walk_.run(pairs_.runtime, [&](int64_t thread, Range rows, Range cols, bool first_cols, bool first_rows) {
+      T* tile = scratch.get() + thread * scratch_size;
+      T* tile_mass = tile + walk_.tile_rows * ld;
+      T* columns_of_y = tile_mass + ld;
+      pairs_.scores(rows, cols, tile, ld, columns_of_y);
+      epilogue(thread, rows, cols, tile, ld, tile_mass);
+      if (pairs_.direct) {
+        direct_products(rows, cols, tile, ld, columns_of_y, first_cols, first_rows);
+      } else {
+        products(rows, cols, tile, ld, first_cols, first_rows);
+      }
+    });
+    finish();
+  }
+
+ private:
+  static void guard(const T* lse, T* out, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) out[i] = lse[i] == -infinity<T>() ? infinity<T>() : lse[i];
+  }
+
+  void epilogue(int64_t thread, Range rows, Range cols, T* tile, int64_t ld, T* tile_mass) {
+    const int64_t width = cols.size();
+    const T* grad_row = static_cast<const T*>(args_.grad_row);
+    const T* grad_col = static_cast<const T*>(args_.grad_col);
+    if (want_column_mass_)
+      for (int64_t j = 0; j < width; ++j) tile_mass[j] = T(0);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      T* row = tile + i * ld;
+      const int64_t point = rows.begin + i, own = point - cols.begin;
+      RowSums<T> sums;
+      const auto gradient = [&](int64_t from, int64_t to) {
+        const auto call = [&](auto by_rows, auto by_cols, auto mass) {
+          to_gradient<by_rows.value, by_cols.value, mass.value>(
+              row + from, pairs_.bias + cols.begin + from, pairs_.scale, by_rows.value ? grad_row[point] : T(0),
+              by_rows.value ? row_lse_[point] : T(0), by_cols.value ? grad_col + cols.begin + from : nullptr,
+              by_cols.value ? col_lse_.get() + cols.begin + from : nullptr, to - from, tile_mass + from, sums);
+        };
+        const bool mass = want_column_mass_;
+        if (grad_row != nullptr && grad_col != nullptr)
+          mass ? call(Yes{}, Yes{}, Yes{}) : call(Yes{}, Yes{}, No{});
+        else if (grad_row != nullptr)
+          mass ? call(Yes{}, No{}, Yes{}) : call(Yes{}, No{}, No{});
+        else
+          mass ? call(No{}, Yes{}, Yes{}) : call(No{}, Yes{}, No{});
+      };
+      if (pairs_.exclude_diagonal && own >= 0 && own < width) {
+        gradient(0, own);
+        gradient(own + 1, width);
+        row[own] = T(0);
+      } else {
+        gradient(0, width);
+      }
+      row_mass_[point] += static_cast<double>(sums.mass);
+      moment_[thread] += static_cast<double>(sums.moment);
+    }
+    if (want_column_mass_)
+      for (int64_t j = 0; j < width; ++j) column_mass_[cols.begin + j] += static_cast<double>(tile_mass[j]);
+  }
+
+  void products(Range rows, Range cols, const T* tile, int64_t ld, bool first_cols, bool first_rows) {
+    const int64_t d = pairs_.d;
+    const T alpha = pairs_.squared ? 2 * pairs_.scale : pairs_.scale;
+    if (want_x_)
+      gemm(pairs_.runtime, false, false, rows.size(), d, cols.size(), alpha, tile, ld, pairs_.y + cols.begin * d, d,
+           first_cols ? T(0) : T(1), dx_ + rows.begin * d, d);
+    if (want_y_)
+      gemm(pairs_.runtime, true, false, cols.size(), d, rows.size(), alpha, tile, ld, pairs_.x + rows.begin * d, d,
+           first_rows ? T(0) : T(1), dy_ + cols.begin * d, d);
+  }
+
+  // ds/dx_i = -2 scale (x_i - y_j), with the differences formed one by one.
+  void direct_products(Range rows, Range cols, const T* tile, int64_t ld, T* columns_of_y, bool first_cols,
+                       bool first_rows) {
+    const int64_t d = pairs_.d, width = cols.size();
+    const T alpha = -2 * pairs_.scale;
+    T* column_sums = columns_of_y + d * width;  // [d, width]: what dy receives from this tile
+    for (int64_t k = 0; k < d * width; ++k) column_sums[k] = T(0);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const T* g = tile + i * ld;
+      const int64_t point = rows.begin + i;
+      for (int64_t k = 0; k < d; ++k) {
+        const T own = pairs_.x[point * d + k];
+        const T* other = columns_of_y + k * width;
+        T* sums = column_sums + k * width;
+        T sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; ++j) {
+          const T term = g[j] * (own - other[j]);
+          sum += term;
+          sums[j] += term;
+        }
+        if (want_x_) {
+          T& target = dx_[point * d + k];
+          target = (first_cols ? T(0) : target) + alpha * sum;
+        }
+      }
+    }
+    if (!want_y_) return;
+    for (int64_t j = 0; j < width; ++j)
+      for (int64_t k = 0; k < d; ++k) {
+        T& target = dy_[(cols.begin + j) * d + k];
+        target = (first_rows ? T(0) : target) - alpha * column_sums[k * width + j];
+      }
+  }
+
+  void finish() {
+    const int64_t d = pairs_.d;
+    if (pairs_.squared && !pairs_.direct) {
+      if (want_x_) subtract_own(dx_, pairs_.x, row_mass_.get(), pairs_.n);
+      if (want_y_) subtract_own(dy_, pairs_.y, column_mass_.get(), pairs_.m);
+    }
+    if (pairs_.self && want_x_)
+      for (int64_t k = 0; k < pairs_.n * d; ++k) dx_[k] += dy_[k];
+    if (args_.dscale != nullptr) {
+      double total = 0;
+      for (int64_t thread = 0; thread < walk_.chunks; ++thread) total += moment_[thread];
+      *static_cast<T*>(args_.dscale) = static_cast<T>(total);
+    }
+    if (args_.dbias != nullptr)
+      for (int64_t j = 0; j < pairs_.m; ++j) static_cast<T*>(args_.dbias)[j] = static_cast<T>(column_mass_[j]);
+  }
+
+  void subtract_own(T* gradient, const T* points, const double* mass, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const T factor = static_cast<T>(2 * static_cast<double>(pairs_.scale) * mass[i]);
+      for (int64_t k = 0; k < pairs_.d; ++k) gradient[i * pairs_.d + k] -= factor * points[i * pairs_.d + k];
+    }
+  }
+
+  struct Yes {
+    static constexpr bool value = true;
+  };
+  struct No {
+    static constexpr bool value = false;
+  };
+
+  const PairwiseLseBackward& args_;
+  const Pairs<T> pairs_;
+  const bool want_x_, want_y_, want_column_mass_;
+  const Walk walk_;
+  T* dx_;
+  Buffer<T> second_role_;  // in self mode the column role is summed apart: rows and columns have other writers
+  T* dy_;
+  Buffer<T> row_lse_, col_lse_;
+  Buffer<double> row_mass_, column_mass_, moment_;
+};
+
+}  // namespace MI_SIMD_LEVEL
+}  // namespace mi

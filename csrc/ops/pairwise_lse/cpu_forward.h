@@ -1,0 +1,122 @@
+// Forward pass: online (maximum, sum) of rows and columns over the tiles.
+#pragma once
+
+#include "common/cpu/latin_walk.h"
+#include "ops/pairwise_lse/cpu_scores.h"
+
+namespace mi {
+namespace MI_SIMD_LEVEL {
+
+// row[j] = scale * row[j] + bias[j]; returns the maximum and, when asked for, raises column_max to it elementwise.
+template <bool kColumns, class T>
+MI_INLINE T to_logits(T* __restrict row, const T* __restrict bias, T scale, int64_t width, T* __restrict column_max) {
+  T highest = -infinity<T>();
+#pragma omp simd reduction(max : highest)
+  for (int64_t j = 0; j < width; ++j) {
+    const T s = scale * row[j] + bias[j];
+    row[j] = s;
+    highest = s > highest ? s : highest;
+    if (kColumns) column_max[j] = s > column_max[j] ? s : column_max[j];
+  }
+  return highest;
+}
+
+template <class T>
+MI_INLINE T sum_exp(const T* __restrict row, T shift, int64_t width) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < width; ++j) sum += vexp(row[j] - shift);
+  return sum;
+}
+
+// The shift under which exp is taken: the maximum, or 0 while there is none.
+template <class T>
+MI_INLINE T shift_of(T highest) {
+  return highest == -infinity<T>() ? T(0) : highest;
+}
+
+// Running log-sum-exp of many rows (or columns): maximum and sum relative to it.
+template <class T>
+class OnlineLse {
+ public:
+  explicit OnlineLse(int64_t size) : highest_(size), sum_(size), size_(size) {
+    highest_.fill(size, -infinity<T>());
+    sum_.fill(size, 0.0);
+  }
+
+  // Raises the maximum of entry i to at least `highest` and returns the shift to take exponentials under.
+  MI_INLINE T raise(int64_t i, T highest) {
+    const T before = highest_[i];
+    if (highest > before) {
+      if (before != -infinity<T>()) sum_[i] *= static_cast<double>(vexp(before - highest));
+      highest_[i] = highest;
+    }
+    return shift_of(highest_[i]);
+  }
+  MI_INLINE void add(int64_t i, T sum) { sum_[i] += static_cast<double>(sum); }
+
+  void finish(T* out) {
+    for (int64_t i = 0; i < size_; ++i)
+      out[i] = static_cast<T>(static_cast<double>(highest_[i]) + __builtin_log(sum_[i]));
+  }
+
+ private:
+  Buffer<T> highest_;
+  Buffer<double> sum_;
+  int64_t size_;
+};
+
+template <class T>
+void forward(const PairwiseLseForward& args, const CpuRuntime& runtime) {
+  const Pairs<T> pairs(args.pairs, runtime);
+  const bool columns = args.col_lse != nullptr;
+  const Walk walk(pairs.n, pairs.m, columns, runtime);
+  const int64_t ld = walk.tile_cols, transposed = pairs.direct ? pairs.d * ld : 0;
+  const int64_t scratch_size = walk.tile_rows * ld + 2 * ld + transposed;
+  Buffer<T> scratch(walk.chunks * scratch_size);
+  OnlineLse<T> row_state(pairs.n), col_state(columns ? pairs.m : 0);
+
+  walk.run(runtime, [&](int64_t thread, Range rows, Range cols, bool, bool) {
+    T* tile = scratch.get() + thread * scratch_size;
+    T* column_max = tile + walk.tile_rows * ld;
+    T* column_sum = column_max + ld;
+    const int64_t width = cols.size();
+    const T* bias = pairs.bias + cols.begin;
+    pairs.scores(rows, cols, tile, ld, column_sum + ld);
+    if (columns)
+      for (int64_t j = 0; j < width; ++j) column_max[j] = -infinity<T>(), column_sum[j] = T(0);
+
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      T* row = tile + i * ld;
+      const auto logits = [&](int64_t from, int64_t to) {
+        return columns ? to_logits<true>(row + from, bias + from, pairs.scale, to - from, column_max + from)
+                       : to_logits<false>(row + from, bias + from, pairs.scale, to - from, column_max);
+      };
+      const int64_t own = rows.begin + i - cols.begin;
+      T highest;
+      if (pairs.exclude_diagonal && own >= 0 && own < width) {
+        const T left = logits(0, own), right = logits(own + 1, width);
+        row[own] = -infinity<T>();
+        highest = left > right ? left : right;
+      } else {
+        highest = logits(0, width);
+      }
+      const T shift = row_state.raise(rows.begin + i, highest);
+      row_state.add(rows.begin + i, sum_exp(row, shift, width));
+    }
+    if (!columns) return;
+    for (int64_t j = 0; j < width; ++j) column_max[j] = col_state.raise(cols.begin + j, column_max[j]);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const T* row = tile + i * ld;
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) column_sum[j] += vexp(row[j] - column_max[j]);
+    }
+    for (int64_t j = 0; j < width; ++j) col_state.add(cols.begin + j, column_sum[j]);
+  });
+
+  row_state.finish(static_cast<T*>(args.row_lse));
+  if (columns) col_state.finish(static_cast<T*>(args.col_lse));
+}
+
+}  // namespace MI_SIMD_LEVEL
+}  // namespace mi

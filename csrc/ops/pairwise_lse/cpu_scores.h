@@ -1,0 +1,146 @@
+// The scores of a tile of pairs, by a BLAS product or by direct differences.
+#pragma once
+
+#include "common/cpu/arrays.h"
+#include "common/cpu/runtime.h"
+#include "ops/pairwise_lse/kernel.h"
+
+namespace mi {
+namespace MI_SIMD_LEVEL {
+
+constexpr int64_t kDirectMaxDim = 16;     // squared distances by differences up to here
+constexpr int64_t kDirectMaxWork = 4096;  // ... and up to this n * m at any d
+constexpr int64_t kDirectBlock = 16;      // dimensions summed before their sum joins the total: keeps rounding small
+
+MI_INLINE void gemm(const CpuRuntime& runtime, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
+                    const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
+  runtime.gemm_f32(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+MI_INLINE void gemm(const CpuRuntime& runtime, bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha,
+                    const double* a, int64_t lda, const double* b, int64_t ldb, double beta, double* c, int64_t ldc) {
+  runtime.gemm_f64(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+// The points and everything both passes derive from them.
+template <class T>
+class Pairs {
+ public:
+  Pairs(const PairwiseScores& args, const CpuRuntime& host)
+      : runtime(host),
+        n(args.n),
+        m(args.m),
+        d(args.d),
+        x(static_cast<const T*>(args.x)),
+        y(static_cast<const T*>(args.columns())),
+        scale(*static_cast<const T*>(args.scale)),
+        exclude_diagonal(args.exclude_diagonal),
+        self(args.self()),
+        squared(args.score == Score::sqeuclidean),
+        direct(squared && (d <= kDirectMaxDim || n * m <= kDirectMaxWork)),
+        bias_(args.bias != nullptr ? 0 : m),
+        centred_x_(squared && !direct ? n * d : 0),
+        centred_y_(squared && !direct && !self ? m * d : 0),
+        norm_x_(squared && !direct ? n : 0),
+        norm_y_(squared && !direct && !self ? m : 0) {
+    bias = args.bias != nullptr ? static_cast<const T*>(args.bias) : bias_.fill(m, T(0)).get();
+    if (squared && !direct) centre();
+  }
+
+  const CpuRuntime& runtime;
+  const int64_t n, m, d;
+  const T* x;
+  const T* y;
+  const T scale;
+  const T* bias;
+  const T* norm_x = nullptr;
+  const T* norm_y = nullptr;
+  const bool exclude_diagonal, self, squared, direct;
+
+  // The scores score(x_i, y_j) of a tile, row stride ld. Squared distances come with their sign: -|x - y|^2.
+  void scores(Range rows, Range cols, T* tile, int64_t ld, T* columns_of_y) const {
+    if (direct) return direct_scores(rows, cols, tile, ld, columns_of_y);
+    gemm(runtime, false, true, rows.size(), cols.size(), d, squared ? T(2) : T(1), x + rows.begin * d, d,
+         y + cols.begin * d, d, T(0), tile, ld);
+    if (!squared) return;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      T* row = tile + i * ld;
+      const T own = norm_x[rows.begin + i];
+      const T* other = norm_y + cols.begin;
+      const int64_t width = cols.size();
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) {
+        const T score = row[j] - own - other[j];
+        row[j] = score > T(0) ? T(0) : score;
+      }
+      const int64_t twin = rows.begin + i - cols.begin;
+      if (self && twin >= 0 && twin < width) row[twin] = T(0);
+    }
+  }
+
+  // columns_of_y[k * width + j] = y[cols.begin + j][k]: the layout in which the direct path reads y.
+  void transpose_y(Range cols, T* columns_of_y) const {
+    for (int64_t j = 0; j < cols.size(); ++j)
+      for (int64_t k = 0; k < d; ++k) columns_of_y[k * cols.size() + j] = y[(cols.begin + j) * d + k];
+  }
+
+ private:
+  void direct_scores(Range rows, Range cols, T* tile, int64_t ld, T* columns_of_y) const {
+    transpose_y(cols, columns_of_y);
+    const int64_t width = cols.size();
+    constexpr int64_t kStrip = 64;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const T* point = x + (rows.begin + i) * d;
+      for (int64_t first = 0; first < width; first += kStrip) {
+        const int64_t strip = min_of(kStrip, width - first);
+        T total[kStrip] = {};
+        for (int64_t k0 = 0; k0 < d; k0 += kDirectBlock) {
+          T part[kStrip] = {};
+          const int64_t k1 = min_of(k0 + kDirectBlock, d);
+          for (int64_t k = k0; k < k1; ++k) {
+            const T own = point[k];
+            const T* other = columns_of_y + k * width + first;
+#pragma omp simd
+            for (int64_t j = 0; j < strip; ++j) {
+              const T difference = own - other[j];
+              part[j] += difference * difference;
+            }
+          }
+          for (int64_t j = 0; j < kStrip; ++j) total[j] -= part[j];
+        }
+        T* row = tile + i * ld + first;
+        for (int64_t j = 0; j < strip; ++j) row[j] = total[j];
+      }
+    }
+  }
+
+  void centre() {
+    Buffer<double> mean(d);
+    mean.fill(d, 0.0);
+    for (int64_t j = 0; j < m; ++j)
+      for (int64_t k = 0; k < d; ++k) mean[k] += static_cast<double>(y[j * d + k]);
+    for (int64_t k = 0; k < d; ++k) mean[k] /= static_cast<double>(m);
+    const T* raw_x = x;
+    x = move(raw_x, n, mean.get(), centred_x_.get(), norm_x_.get());
+    norm_x = norm_x_.get();
+    y = self ? x : move(y, m, mean.get(), centred_y_.get(), norm_y_.get());
+    norm_y = self ? norm_x : norm_y_.get();
+  }
+
+  const T* move(const T* points, int64_t count, const double* mean, T* moved, T* norms) const {
+    for (int64_t i = 0; i < count; ++i) {
+      double norm = 0;
+      for (int64_t k = 0; k < d; ++k) {
+        const T value = static_cast<T>(static_cast<double>(points[i * d + k]) - mean[k]);
+        moved[i * d + k] = value;
+        norm += static_cast<double>(value) * static_cast<double>(value);
+      }
+      norms[i] = static_cast<T>(norm);
+    }
+    return moved;
+  }
+
+  Buffer<T> bias_, centred_x_, centred_y_, norm_x_, norm_y_;
+};
+
+}  // namespace MI_SIMD_LEVEL
+}  // namespace mi
