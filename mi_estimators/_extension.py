@@ -76,7 +76,7 @@ def _has_code_for(gpu: int, archs: str) -> bool:
     """
     for arch in filter(None, archs.split(",")):
         number = int(arch.removesuffix("+PTX"))
-        if number // 10 == gpu // 10 and number <= gpu or arch.endswith("+PTX") and number <= gpu:
+        if (number // 10 == gpu // 10 and number <= gpu) or (arch.endswith("+PTX") and number <= gpu):
             return True
     return not archs
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from mi_estimators import _extension
+from mi_estimators.console import print_table, progress_bar
 
 if TYPE_CHECKING:
     import typer
-    from rich.table import Table
 
 _PACKAGES = (
     "numpy", "scipy", "lightning-fabric", "kornia", "scikit-learn", "tensorboard", "typer", "rich", "matplotlib",
@@ -291,35 +291,6 @@ def _train(name: str, chosen: dict[str, Any], options: dict[str, Any], *, resume
     show_run(results)
 
 
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[..., None]]:
-    """A bar on standard error; yields ``report(done, total, row)``, where the row's loss and bounds are shown."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[row]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(label, total=None, row="")
-
-        def report(done: int, total: int, row: Mapping[str, float] = {}) -> None:
-            names = [name for name in ("test_loss", "infonce") if name in row]
-            progress.update(
-                task, completed=done, total=total, row="  ".join(f"{name} {row[name]:.3f}" for name in names)
-            )
-
-        yield report
-
-
 def show_run(results: Mapping[str, Any]) -> None:
     """Print a finished run: probe accuracies, then the held-out bounds in nats."""
     from rich.table import Table
@@ -337,11 +308,3 @@ def show_run(results: Mapping[str, Any]) -> None:
     table.add_row("log K, the cap of infonce (nats)", f"{row['cap']:.4f}")
     print_table(table)
     print(Path(config["out"]) / "results.json")
-
-
-def print_table(table: Table) -> None:
-    """Print a table at the terminal's width; into a file or a pipe, at 120 columns."""
-    from rich.console import Console
-
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)

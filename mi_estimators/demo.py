@@ -15,7 +15,7 @@ import torch
 
 from mi_estimators import tightness
 from mi_estimators._extras import require
-from mi_estimators.cli import print_table, progress_bar
+from mi_estimators.console import print_table, progress_bar
 from mi_estimators.ssl import TrainConfig, train
 from mi_estimators.ssl.checkpoint import write_atomically
 from mi_estimators.ssl.logs import write_json
@@ -62,7 +62,6 @@ def demo(
     shutil.rmtree(out / "tightness", ignore_errors=True)
 
     staircase = _staircase(out / "tightness", seed, steps_per_level)
-    print_table(_staircase_table(staircase))
     results = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # networks this small gain nothing from a second, and lose much where cores are shared
@@ -74,7 +73,7 @@ def demo(
                 results[name] = train(config, overwrite=True, progress=report)
     finally:
         torch.set_num_threads(threads)
-    print_table(_training_table(results))
+    print_table(_table(staircase, results))
 
     _save(_training_figure(results), out / "training.png")
     _save(_probe_figure(results), out / "probes.png")
@@ -101,33 +100,37 @@ def _save(figure: Any, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
-def _staircase_table(staircase: Mapping[str, Any]) -> Any:
-    """Each bound's mean over the last quarter of each level, under the truth; at most 80 columns wide."""
+def _table(staircase: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Bounds against the true information, then what the trainings reached; at most 80 columns wide.
+
+    Of each bound the mean over the last quarter of each level; of each training the probe's test accuracy and the
+    held-out bounds.
+    """
+    levels = staircase["config"]["levels"]
     table = require("rich.table", "train").Table(
-        title="Bounds against the true mutual information of Gaussians (nats)", title_justify="left"
+        title="Bounds on Gaussians of information I, and trainings on the digits (nats)",
+        title_justify="left",
+        show_header=False,
     )
-    table.add_column("bound")
-    for level in staircase["config"]["levels"]:
-        table.add_column(f"I = {level:g}", justify="right")
-    table.add_column("cap", justify="right")
+    columns = max(len(levels) + 2, 7)
+    for column in range(columns):
+        table.add_column(justify="right" if column else "left")
+    table.add_row(
+        "bound", *(f"I = {level:g}" for level in levels), *[""] * (columns - len(levels) - 2), "cap", style="bold"
+    )
     for name in staircase["curves"]:
         rows = [row for row in staircase["levels"] if row["bound"] == name]
         means = ["overflow" if row["mean"] is None else f"{row['mean']:.2f}" for row in rows]
-        table.add_row(name, *means, "none" if rows[0]["cap"] is None else f"log K = {rows[0]['cap']:.2f}")
-    return table
-
-
-def _training_table(results: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Probe accuracies and the held-out bounds of the three trainings; at most 80 columns wide."""
-    table = require("rich.table", "train").Table(
-        title="Digits: probe accuracy, held-out bounds in nats, the cap log K", title_justify="left"
-    )
-    for column in ("training", "pixels", "before", "after", "InfoNCE", "log K", "ER bound"):
-        table.add_column(column, justify="left" if column == "training" else "right")
+        cap = "none" if rows[0]["cap"] is None else f"{rows[0]['cap']:.2f}"
+        table.add_row(name, *means, *[""] * (columns - len(means) - 2), cap)
+    table.add_section()
+    heads = ("probe accuracy:", "pixels", "before", "after", "ER", "InfoNCE")
+    table.add_row(*heads, *[""] * (columns - len(heads) - 1), "cap", style="bold")
     for name, result in results.items():
         probe, row = result["probe"], result["heldout"]
         accuracies = [f"{probe[key]:.3f}" for key in ("pixels", "before", "after")]
-        table.add_row(name, *accuracies, *(f"{row[key]:.2f}" for key in ("infonce", "cap", "er_bound")))
+        bounds = [f"{row[key]:.2f}" for key in ("er_bound", "infonce")]
+        table.add_row(name, *accuracies, *bounds, *[""] * (columns - 7), f"{row['cap']:.2f}")
     return table
 
 
