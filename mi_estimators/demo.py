@@ -125,7 +125,7 @@ def _table(staircase: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]
         table.add_row(name, *means, *[""] * (columns - len(means) - 2), cap)
     table.add_section()
     heads = ("probe accuracy:", "pixels", "before", "after", "ER", "InfoNCE")
-    table.add_row(*heads, *[""] * (columns - len(heads) - 1), "cap", style="bold")
+    table.add_row(*heads, *[""] * (columns - len(heads) - 1), "log K", style="bold")
     for name, result in results.items():
         probe, row = result["probe"], result["heldout"]
         accuracies = [f"{probe[key]:.3f}" for key in ("pixels", "before", "after")]

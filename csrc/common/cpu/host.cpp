@@ -1,3 +1,5 @@
+// Only names that torch 2.11 has: later headers add more.
+//
 // Matrix products go through torch's addmm for plain CPU tensors over the kernel's own memory: no copy, no dispatcher,
 // a microsecond of overhead a call, and whatever BLAS this torch was built with.
 #include "common/cpu/host.h"
@@ -22,7 +24,7 @@ class View {
     const int64_t sizes[2] = {rows, cols};
     const int64_t strides[2] = {transposed ? 1 : ld, transposed ? ld : 1};
     const int32_t dtype = sizeof(T) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<T*>(data), 2, sizes, strides, 0, dtype,
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<T*>(data), 2, sizes, strides, 0, dtype,
                                                                      aoti_torch_device_type_cpu(), 0, &handle_));
   }
   View(const View&) = delete;
@@ -38,7 +40,7 @@ template <class T>
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, T alpha, const T* a, int64_t lda, const T* b,
           int64_t ldb, T beta, T* c, int64_t ldc) {
   const View left(a, trans_a, m, k, lda), right(b, trans_b, k, n, ldb), out(c, false, m, n, ldc);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(),
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(),
                                                          static_cast<double>(beta), static_cast<double>(alpha)));
 }
 
