@@ -274,12 +274,12 @@ class NativeBuild(build_ext):
 class SourceDistribution(sdist):
     """Adds what a build and the tests need beside the package."""
 
-    def add_defaults(self) -> None:
-        super().add_defaults()
+    def make_distribution(self) -> None:
         for folder in ("csrc", "tests", "benchmarks", "docs"):
             files = (path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file())
             self.filelist.extend(str(p) for p in files if not {"__pycache__", "_build"} & set(p.parts))
         self.filelist.extend(name for name in ("Makefile", "CHANGELOG.md", "CONTRIBUTING.md") if (ROOT / name).exists())
+        super().make_distribution()
 
 
 def extensions() -> list[Extension]:
