@@ -45,6 +45,41 @@ class Buffer {
   T* data_ = nullptr;
 };
 
+// Uninitialised scratch of the calling thread for one tile. Up to kKept bytes of it stay with the thread for its next
+// tile and its next call: fresh pages from the system for every call cost as much as the arithmetic of a small problem.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size) : own_(fits(size) ? 0 : size), data_(fits(size) ? kept(size) : own_.get()) {}
+  T* get() const { return data_; }
+
+ private:
+  static constexpr int64_t kKept = 4 << 20;
+
+  static bool fits(int64_t size) { return size * static_cast<int64_t>(sizeof(T)) <= kKept; }
+
+  static T* kept(int64_t size) {
+    struct Memory {
+      void* data = nullptr;
+      int64_t bytes = 0;
+      ~Memory() { free(data); }
+    };
+    static thread_local Memory memory;
+    const int64_t bytes = size * static_cast<int64_t>(sizeof(T));
+    if (memory.bytes < bytes) {
+      free(memory.data);
+      memory.data = nullptr;
+      memory.bytes = 0;
+      if (posix_memalign(&memory.data, 64, static_cast<size_t>(bytes)) != 0) throw std::bad_alloc();
+      memory.bytes = bytes;
+    }
+    return static_cast<T*>(memory.data);
+  }
+
+  Buffer<T> own_;
+  T* data_;
+};
+
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }

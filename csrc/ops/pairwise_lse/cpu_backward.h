@@ -63,9 +63,9 @@ class Gradient {
   void run() {
     const int64_t ld = walk_.tile_cols, transposed = pairs_.direct ? 2 * pairs_.d * ld : 0;
     const int64_t scratch_size = walk_.tile_rows * ld + ld + transposed;
-    Buffer<T> scratch(walk_.chunks * scratch_size);
     walk_.run(pairs_.runtime, [&](int64_t thread, Range rows, Range cols, bool first_cols, bool first_rows) {
-      T* tile = scratch.get() + thread * scratch_size;
+      const Scratch<T> scratch(scratch_size);
+      T* tile = scratch.get();
       T* tile_mass = tile + walk_.tile_rows * ld;
       T* columns_of_y = tile_mass + ld;
       pairs_.scores(rows, cols, tile, ld, columns_of_y);

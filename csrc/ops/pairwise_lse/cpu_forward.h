@@ -73,11 +73,11 @@ void forward(const PairwiseLseForward& args, const CpuRuntime& runtime) {
   const Walk walk(pairs.n, pairs.m, columns, runtime);
   const int64_t ld = walk.tile_cols, transposed = pairs.direct ? pairs.d * ld : 0;
   const int64_t scratch_size = walk.tile_rows * ld + 2 * ld + transposed;
-  Buffer<T> scratch(walk.chunks * scratch_size);
   OnlineLse<T> row_state(pairs.n), col_state(columns ? pairs.m : 0);
 
-  walk.run(runtime, [&](int64_t thread, Range rows, Range cols, bool, bool) {
-    T* tile = scratch.get() + thread * scratch_size;
+  walk.run(runtime, [&](int64_t, Range rows, Range cols, bool, bool) {
+    const Scratch<T> scratch(scratch_size);
+    T* tile = scratch.get();
     T* column_max = tile + walk.tile_rows * ld;
     T* column_sum = column_max + ld;
     const int64_t width = cols.size();
