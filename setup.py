@@ -57,6 +57,11 @@ class Torch:
         paths = (self.root / "include", self.root / "include" / "torch" / "csrc" / "api" / "include")
         return [f"-isystem{path}" for path in paths]
 
+    @property
+    def definitions(self) -> list[str]:
+        # The version is part of every binding's command line, so that another torch means another compilation.
+        return [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DMI_TORCH_VERSION="{self.version}"']
+
 
 def find_torch() -> Torch | None:
     """The torch to compile against: importable here, or installed beside the running interpreter.
@@ -93,7 +98,15 @@ def find_cuda() -> Path | None:
         if home and (Path(home) / "bin" / "nvcc").exists():
             return Path(home)
     nvcc = shutil.which("nvcc")
-    return Path(nvcc).resolve().parent.parent if nvcc else None
+    if nvcc is None:
+        return None
+    # The nvcc on the PATH may be a wrapper somewhere else: the compiler itself knows where its toolkit is.
+    trace = subprocess.run(
+        [nvcc, "-dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
+    ).stderr
+    top = re.search(r"^#\$ (?:_HERE_|TOP)=(.+)$", trace, re.MULTILINE)
+    home = Path(top[1]).resolve() if top else Path(nvcc).resolve().parent
+    return next((folder for folder in (home, home.parent) if (folder / "bin" / "nvcc").exists()), None)
 
 
 def version_of(command: list[str], pattern: str = r"[0-9][0-9.]+") -> str:
@@ -162,13 +175,21 @@ class NativeBuild(build_ext):
         # _cuda is no Python module: it is loaded with torch.ops.load_library.
         return fullname.replace(".", "/") + ".so" if fullname.endswith("_cuda") else super().get_ext_filename(fullname)
 
+    def run(self) -> None:
+        # A library of an earlier build that this one leaves out, or fails to build, must not stay behind in the source
+        # tree: it would be loaded, and its operators may have other arguments.
+        if self.inplace:
+            for name in ("mi_estimators._C", "mi_estimators._cuda"):
+                (ROOT / self.get_ext_filename(name)).unlink(missing_ok=True)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         build = {"mi_estimators._C": self.cpu, "mi_estimators._cuda": self.cuda}[ext.name]
         folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}-{platform.machine()}" / ext.name
         try:
             output = build(folder)
-        except (subprocess.CalledProcessError, OSError) as error:
+        except (subprocess.CalledProcessError, OSError, ImportError) as error:
             if MODE == "1":
                 raise
             self.warn(f"{ext.name} was not built and will not be used: {error}")
@@ -194,13 +215,12 @@ class NativeBuild(build_ext):
         facts = {
             "MI_COMPILER": f"{Path(shlex.split(cxx)[0]).name} {version_of(shlex.split(cxx))}",
             "MI_TORCH_TARGET": ".".join(map(str, MINIMUM_TORCH)),
-            "MI_TORCH_VERSION": torch.version,
             "MI_NVCC": version_of([str(cuda / "bin" / "nvcc")], r"(?<=release )[0-9.]+") if cuda else "",
             "MI_CUDA_ARCHS": cuda_archs(cuda)[1] if cuda else "",
         }
         definitions = [f'-D{name}="{value}"' for name, value in facts.items()]
         includes = [*torch.includes, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
-        binding = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *includes]
+        binding = [*torch.definitions, *includes]
         if x86:
             binding.append("-DMI_WITH_X86_LEVELS")
 
@@ -233,11 +253,11 @@ class NativeBuild(build_ext):
             "-O3",
             *archs,
             "--threads=0",
-            "-Werror=all-warnings",
+            *(["-Werror=all-warnings"] if MODE == "1" else []),
             "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
             f"-I{CSRC}",
         ]
-        binding = ["-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *torch.includes]
+        binding = ["-DUSE_CUDA", *torch.definitions, *torch.includes]
         binding.append(f"-isystem{cuda / 'include'}")
         ninja = Ninja(folder)
         ninja.rule("cxx", f"{cxx} {quote(COMMON_FLAGS)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)

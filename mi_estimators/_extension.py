@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.machinery
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def _warn(text: str) -> None:
 
 
 def _built() -> bool:
-    return any(_PACKAGE.glob("_C.*"))
+    return any((_PACKAGE / f"_C{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
 
 
 def load() -> None:
@@ -56,10 +58,11 @@ def load() -> None:
 
 def _load_cuda() -> None:
     global _cuda_kernels
+    archs = str(_build_info.get("cuda_archs", ""))
     gpus = _gpu_capabilities()
-    if gpus and not any(_has_code_for(gpu, str(_build_info.get("cuda_archs", ""))) for gpu in gpus):
+    if gpus and not any(_has_code_for(gpu, archs) for gpu in gpus):
         names = ", ".join(f"sm_{gpu}" for gpu in gpus)
-        _warn(f"the CUDA library was built for {_build_info.get('cuda_archs')}, not for this machine's {names}")
+        _warn(f"the CUDA library was built for {archs}, not for this machine's {names}")
         return
     try:
         torch.ops.load_library(str(_CUDA_LIBRARY))
@@ -72,11 +75,15 @@ def _load_cuda() -> None:
 def _has_code_for(gpu: int, archs: str) -> bool:
     """Whether a library of these architectures ("80,90,120+PTX") runs on a GPU of compute capability ``gpu`` (90).
 
-    Machine code serves its own major version from its minor version up; PTX serves everything newer.
+    Machine code serves its own major version from its minor version up, PTX everything newer, and code for an
+    architecture like 90a that one alone.
     """
     for arch in filter(None, archs.split(",")):
-        number = int(arch.removesuffix("+PTX"))
-        if (number // 10 == gpu // 10 and number <= gpu) or (arch.endswith("+PTX") and number <= gpu):
+        match = re.fullmatch(r"(\d+)([af]?)(\+PTX)?", arch)
+        if match is None:
+            return True  # not a name this code knows: let CUDA say
+        number, exact = int(match[1]), match[2] == "a"
+        if number == gpu or (not exact and number < gpu and (number // 10 == gpu // 10 or match[3])):
             return True
     return not archs
 

@@ -91,6 +91,9 @@ def test_a_cuda_library_that_does_not_load_warns_and_the_cpu_kernels_stay(monkey
         (100, "80,90+PTX", True),
         (89, "80,90+PTX", True),
         (120, "", True),
+        (90, "90a", True),
+        (100, "90a", False),
+        (103, "100f", True),
     ],
 )
 def test_which_gpus_a_library_serves(gpu, archs, runs):

@@ -183,7 +183,8 @@ def test_backward_uses_the_incoming_gradient_in_the_middle_of_a_network():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_same_bits_on_every_run(dtype):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_bits_on_every_run(dtype, threads):
     x, y = points(700, 65, dtype).requires_grad_(), points(533, 65, dtype).requires_grad_()
     scale = torch.tensor(0.5, dtype=torch.float64).to(torch.promote_types(dtype, torch.float32)).requires_grad_()
 
@@ -191,25 +192,72 @@ def test_same_bits_on_every_run(dtype):
         row, col = pairwise_lse(x, y, scale=scale, columns=True)
         return row, col, *torch.autograd.grad(row.sin().sum() + col.cos().sum(), [x, y, scale])
 
-    first = run()
+    first = with_threads(threads, run)
     for _ in range(3):
-        for a, b in zip(first, run(), strict=True):
+        for a, b in zip(first, with_threads(threads, run), strict=True):
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_any_number_of_threads_is_right(threads):
+@pytest.fixture
+def poisoned():
+    """Memory that torch hands out uninitialised holds NaN, so that reading it shows."""
+    torch.use_deterministic_algorithms(True)  # fills it, by torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def with_threads(threads, function):
     before = torch.get_num_threads()
-    x, y = points(401, 20).requires_grad_(), points(333, 20).requires_grad_()
-    truth = torch.autograd.grad(sum(t.sin().sum() for t in dense_lse(x, y, 0.2)), [x, y])
     try:
         torch.set_num_threads(threads)
-        row, col = pairwise_lse(x, y, scale=0.2, columns=True)
-        found = torch.autograd.grad(row.sin().sum() + col.sin().sum(), [x, y])
+        return function()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("shape", [(401, 333), (256, 1), (1024, 3), (1024, 9), (3, 1024), (130, 70)], ids=str)
+@pytest.mark.parametrize("score", ["dot", "sqeuclidean"])
+@pytest.mark.parametrize("wanted", ["x", "y", "both"])
+def test_any_number_of_threads_is_right(threads, shape, score, wanted):
+    x, y = points(shape[0], 20), points(shape[1], 20)
+    leaves = [t.requires_grad_() for t, name in ((x, "x"), (y, "y")) if wanted in (name, "both")]
+
+    def run(function):
+        row, col = function()
+        total = row.sin().sum() + (col.sin().sum() if wanted == "both" else 0)
+        return [row, col, *torch.autograd.grad(total, leaves)]
+
+    truth = run(lambda: dense_lse(x, y, 0.2, None, score))
+    found = with_threads(threads, lambda: run(lambda: pairwise_lse(x, y, scale=0.2, score=score, columns=True)))
     for a, b in zip(found, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    if wanted != "both":  # rows alone, so that no column is written
+        rows = with_threads(threads, lambda: pairwise_lse(x, y, scale=0.2, score=score))
+        torch.testing.assert_close(rows, truth[0], rtol=1e-10, atol=1e-12)
+        (gradient,) = with_threads(threads, lambda: torch.autograd.grad(rows.sin().sum(), leaves))
+        torch.testing.assert_close(gradient, truth[2], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", [(4614, 8192), (8192, 4614)], ids=str)
+def test_more_threads_than_divide_the_rows(shape):
+    x, y = points(shape[0], 2).requires_grad_(), points(shape[1], 2).requires_grad_()
+
+    def run():
+        row, col = pairwise_lse(x, y, columns=True)
+        return torch.autograd.grad(row.sum() + col.sum(), [x, y])
+
+    for a, b in zip(with_threads(72, run), with_threads(1, run), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_overflow_is_infinite_as_in_torch():
+    x = torch.full((3, 2), 1e20)
+    row, col = pairwise_lse(x, x.clone(), columns=True)
+    assert torch.equal(row, torch.full((3,), math.inf))
+    assert torch.equal(col, torch.full((3,), math.inf))
 
 
 def test_masked_columns_and_rows_without_a_finite_score():

@@ -85,9 +85,9 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
+// Part `index` of `chunks` parts of nearly equal size; none is empty as long as chunks <= size.
 MI_INLINE Range chunk(int64_t size, int64_t chunks, int64_t index) {
-  const int64_t width = ceil_div(size, chunks);
-  return {min_of(size, index * width), min_of(size, (index + 1) * width)};
+  return {size * index / chunks, size * (index + 1) / chunks};
 }
 
 }  // namespace MI_SIMD_LEVEL

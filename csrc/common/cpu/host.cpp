@@ -25,7 +25,7 @@ class View {
     const int64_t strides[2] = {transposed ? 1 : ld, transposed ? ld : 1};
     const int32_t dtype = sizeof(T) == sizeof(double) ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<T*>(data), 2, sizes, strides, 0, dtype,
-                                                                     aoti_torch_device_type_cpu(), 0, &handle_));
+                                                              aoti_torch_device_type_cpu(), 0, &handle_));
   }
   View(const View&) = delete;
   View& operator=(const View&) = delete;
@@ -41,7 +41,7 @@ void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, T alpha, 
           int64_t ldb, T beta, T* c, int64_t ldc) {
   const View left(a, trans_a, m, k, lda), right(b, trans_b, k, n, ldb), out(c, false, m, n, ldc);
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(),
-                                                         static_cast<double>(beta), static_cast<double>(alpha)));
+                                                  static_cast<double>(beta), static_cast<double>(alpha)));
 }
 
 void parallel(int64_t tasks, void (*body)(void*, int64_t), void* context) {

@@ -22,12 +22,13 @@ constexpr int64_t kMinChunk = 64;  // rows or columns under which another thread
 // Rows and columns are each cut into T chunks, one for each thread, and walked as a Latin square: at step s thread t
 // owns row chunk t and column chunk (t + s) mod T. So each row statistic or gradient and each column one has a single
 // writer at any time: no atomics, no per-thread copies, and a fixed order of summation, so results repeat bit for bit
-// for a given thread count. T steps, one barrier each; when nothing is written by columns the steps need no barrier and
-// are run back to back.
+// for a given thread count. T steps, one barrier each. When nothing is written by columns the columns are not cut, and
+// there is one step.
 //
 // Calls body(thread, rows, cols, first_cols, first_rows) for every tile, in that order.
-// first_cols: the first tile of its row block that the walk meets; first_rows: the first of its column tile.
-// by_columns: some output is written by columns, so the steps need barriers between them.
+// first_cols: the first tile of its row block that the walk meets; first_rows: the first of its column tile. Exactly
+// one tile of each row block and of each column tile has its flag, since no chunk is empty: outputs are set there, and
+// added to elsewhere. by_columns: some output is written by columns.
 struct Walk {
   int64_t n, m, chunks, tile_rows, tile_cols;
   bool by_columns;
@@ -38,12 +39,13 @@ struct Walk {
     if (by_columns) chunks = min_of(chunks, ceil_div(m, kMinChunk));
     chunks = max_of(chunks, 1);
     tile_rows = min_of(kTileRows, ceil_div(n, chunks));
-    tile_cols = min_of(kTileCols, ceil_div(m, chunks));
+    tile_cols = min_of(kTileCols, by_columns ? ceil_div(m, chunks) : m);
   }
 
   template <class F>
   void cell(int64_t thread, int64_t step, const F& body) const {
-    const Range rows = chunk(n, chunks, thread), cols = chunk(m, chunks, (thread + step) % chunks);
+    const Range rows = chunk(n, chunks, thread);
+    const Range cols = by_columns ? chunk(m, chunks, (thread + step) % chunks) : Range{0, m};
     for (int64_t i = rows.begin; i < rows.end; i += tile_rows)
       for (int64_t j = cols.begin; j < cols.end; j += tile_cols)
         body(thread, Range{i, min_of(i + tile_rows, rows.end)}, Range{j, min_of(j + tile_cols, cols.end)},
@@ -52,12 +54,8 @@ struct Walk {
 
   template <class F>
   void run(const CpuRuntime& runtime, const F& body) const {
-    if (!by_columns) {
-      return parallel(runtime, chunks, [&](int64_t thread) {
-        for (int64_t step = 0; step < chunks; ++step) cell(thread, step, body);
-      });
-    }
-    for (int64_t step = 0; step < chunks; ++step)
+    const int64_t steps = by_columns ? chunks : 1;
+    for (int64_t step = 0; step < steps; ++step)
       parallel(runtime, chunks, [&](int64_t thread) { cell(thread, step, body); });
   }
 };

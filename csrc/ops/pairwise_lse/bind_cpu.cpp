@@ -132,12 +132,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
   const auto matrix = [&](bool wanted, int64_t size) {
     return wanted ? torch::stable::new_empty(x, {size, d}, accumulation) : new_vector(x, 0, accumulation);
   };
-  Tensor dx = matrix(need_x, n), dy = matrix(need_y, m);
+  const bool want_y = need_y && y.has_value();  // in self mode dx holds both roles
+  Tensor dx = matrix(need_x, n), dy = matrix(want_y, m);
   Tensor dscale =
       need_scale ? torch::stable::new_empty(x, scale.sizes(), accumulation) : new_vector(x, 0, accumulation);
   Tensor dbias = new_vector(x, need_bias ? m : 0, accumulation);
   args.dx = need_x ? dx.mutable_data_ptr() : nullptr;
-  args.dy = need_y ? dy.mutable_data_ptr() : nullptr;
+  args.dy = want_y ? dy.mutable_data_ptr() : nullptr;
   args.dscale = need_scale ? dscale.mutable_data_ptr() : nullptr;
   args.dbias = need_bias ? dbias.mutable_data_ptr() : nullptr;
   launch(operands, args, MI_LEVELS(pairwise_lse_backward));

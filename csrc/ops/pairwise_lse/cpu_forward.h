@@ -29,10 +29,11 @@ MI_INLINE T sum_exp(const T* __restrict row, T shift, int64_t width) {
   return sum;
 }
 
-// The shift under which exp is taken: the maximum, or 0 while there is none.
+// The shift under which exp is taken: the maximum, or 0 while there is none, and where a score has overflown: inf - inf
+// would be NaN, but the sum is inf.
 template <class T>
 MI_INLINE T shift_of(T highest) {
-  return highest == -infinity<T>() ? T(0) : highest;
+  return highest == -infinity<T>() || highest == infinity<T>() ? T(0) : highest;
 }
 
 // Running log-sum-exp of many rows (or columns): maximum and sum relative to it.

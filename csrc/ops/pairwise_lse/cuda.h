@@ -17,8 +17,6 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args
 // bytes and may be reused once the queued work is done. cudaErrorInvalidValue for an empty or inconsistent problem.
 cudaError_t pairwise_lse_forward(DType dtype, const PairwiseLseForward& args, void* workspace, cudaStream_t stream);
 
-// Points are taken to be paired with themselves (dx receives both roles) when y is x and dy is null. A caller that
-// wants the gradient of one role only must therefore pass y as a copy, or ask for dy as well.
 cudaError_t pairwise_lse_backward(DType dtype, const PairwiseLseBackward& args, void* workspace, cudaStream_t stream);
 
 }  // namespace mi
