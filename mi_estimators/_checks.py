@@ -32,16 +32,27 @@ def floating(name: str, value: object, *, ndim: int | tuple[int, ...] = 2) -> Te
     return value
 
 
-def alike(name: str, value: Tensor, other_name: str, other: Tensor, *, same_shape: bool = False) -> None:
-    """Check that two tensors share device and dtype, and the last dimension or the whole shape."""
+def alike(
+    name: str, value: Tensor, other_name: str, other: Tensor, *, same_shape: bool = False, same_width: bool = True
+) -> None:
+    """Check that two tensors share device and dtype, and the last dimension or the whole shape.
+
+    Under autocast layers hand out mixed dtypes, which are widened to one: there dtypes may differ.
+    """
     if value.device != other.device:
         raise ValueError(f"{name}: want the device of {other_name} ({other.device}), got {describe(value)}")
-    if value.dtype != other.dtype:
+    if value.dtype != other.dtype and not autocast_is_on(other):
         raise TypeError(f"{name}: want the dtype of {other_name} ({other.dtype}), got {describe(value)}")
     if same_shape and value.shape != other.shape:
         raise ValueError(f"{name}: want the shape of {other_name} {tuple(other.shape)}, got {describe(value)}")
-    if value.shape[-1] != other.shape[-1]:
+    if same_width and value.shape[-1] != other.shape[-1]:
         raise ValueError(f"{name}: want the last dimension of {other_name} ({other.shape[-1]}), got {describe(value)}")
+
+
+def autocast_is_on(value: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor."""
+    device = value.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def concrete(value: object) -> bool:
@@ -84,8 +95,19 @@ def positive(name: str, value: float | Tensor) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: want a number or a tensor, got {describe(value)}")
-    if not (value > 0 and math.isfinite(value)):
+    # Comparisons, not math.isfinite: torch.compile traces a number that changes from call to call as a symbol.
+    if not 0 < value < math.inf:
         raise ValueError(f"{name}: want a finite value > 0, got {value!r}")
+
+
+def unit_rows(name: str, value: Tensor) -> None:
+    """Check for rows of length one, to the rounding of their dtype, where :func:`concrete` allows a look."""
+    if not concrete(value):
+        return
+    with torch.no_grad():
+        error = (value.float().norm(dim=1) - 1).abs().max().item()
+    if not error <= 8 * torch.finfo(value.dtype).eps + 1e-4:
+        raise ValueError(f"{name}: want rows of length 1, got lengths that differ from it by up to {error:.3g}")
 
 
 def choice(name: str, value: object, options: Collection[str]) -> None:

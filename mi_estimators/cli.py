@@ -239,6 +239,8 @@ def _tightness_command() -> Callable[..., None]:
             except ValueError as error:
                 raise ValueError(f"{name}: want values separated by commas, {error}") from error
         config = (tightness.TightnessConfig.short if short else tightness.TightnessConfig)(**chosen)
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"out: {out} is not a folder")
         if (out / "results.json").exists() and not overwrite:
             raise FileExistsError(f"out: {out} already holds results; overwrite them or choose another")
         with progress_bar("tightness") as report:

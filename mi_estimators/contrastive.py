@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.ops.pairwise_lse import accumulation_dtype, unchecked_pairwise_lse
+from mi_estimators.ops.pairwise_lse import accumulated, unchecked_pairwise_lse, without_autocast
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -29,17 +29,28 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
     return losses.sum() if reduction == "sum" else losses
 
 
-def _inverse(temperature: float | Tensor) -> float | Tensor:
+def check_temperature(temperature: float | Tensor) -> None:
+    """Check for a finite number > 0, or a tensor with one such element."""
     _checks.positive("temperature", temperature)
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature: want a number or one element, got {_checks.describe(temperature)}")
-    return 1 / temperature
 
 
-def paired_products(x: Tensor, y: Tensor) -> Tensor:
-    """Row-by-row dot products, summed in the accumulation dtype."""
-    dtype = accumulation_dtype(x.dtype)
-    return (x.to(dtype) * y.to(dtype)).sum(dim=1)
+def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
+    """The scale 1 / temperature, as one tensor for positives and log-sum-exp alike."""
+    if isinstance(temperature, Tensor):
+        return 1 / temperature.to(device=like.device, dtype=like.dtype).reshape(())
+    return torch.full((), 1 / temperature, dtype=like.dtype, device=like.device)
+
+
+def _sides(x: Tensor, y: Tensor, normalize: bool) -> tuple[Tensor, ...]:
+    """Both sides in the accumulation dtype, of unit length if asked.
+
+    Half types are widened before anything else: the gradients of a positive and of its log-sum-exp nearly cancel, and
+    would lose all their digits if each were rounded to half first.
+    """
+    sides = accumulated(x, y)
+    return tuple(F.normalize(side, dim=1) for side in sides) if normalize else sides
 
 
 def info_nce(
@@ -58,7 +69,8 @@ def info_nce(
 
     With ``symmetric``, the mean of that and of the same with the roles of x and y exchanged (CLIP's loss), from one
     pass over the pairs. :math:`\log K - \ell` is a lower bound on the mutual information for :math:`K` independent
-    pairs, and never exceeds :math:`\log K`. Memory is O(K d); the K x K similarities are not stored.
+    pairs, and never exceeds :math:`\log K`. Memory is O(K d); the K x K similarities are not stored. Half types,
+    also under autocast, are widened to float32 first.
 
     Args:
         x: first view.
@@ -80,13 +92,13 @@ def info_nce(
     """
     _checks.choice("reduction", reduction, REDUCTIONS)
     check_views("x", x, "y", y, minimum=1)
-    scale = _inverse(temperature)
-    if normalize:
-        x, y = F.normalize(x, dim=1), F.normalize(y, dim=1)
-    positives = scale * paired_products(x, y)
-    lse = unchecked_pairwise_lse(x, y, scale=scale, columns=symmetric)
-    losses = (0.5 * (lse[0] + lse[1]) if symmetric else lse) - positives
-    return _reduce(losses, reduction)
+    check_temperature(temperature)
+    with without_autocast(x):
+        x, y = _sides(x, y, normalize)
+        scale = _inverse(temperature, x)
+        positives = scale * (x * y).sum(dim=1)
+        lse = unchecked_pairwise_lse(x, y, scale=scale, columns=symmetric)
+        return _reduce((0.5 * (lse[0] + lse[1]) if symmetric else lse) - positives, reduction)
 
 
 def nt_xent(
@@ -124,9 +136,10 @@ def nt_xent(
     """
     _checks.choice("reduction", reduction, REDUCTIONS)
     check_views("z1", z1, "z2", z2, minimum=1)
-    scale = _inverse(temperature)
-    if normalize:
-        z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
-    positives = scale * paired_products(z1, z2)
-    lse = unchecked_pairwise_lse(torch.cat([z1, z2]), scale=scale, exclude_diagonal=True)
-    return _reduce(lse - torch.cat([positives, positives]), reduction)
+    check_temperature(temperature)
+    with without_autocast(z1):
+        z1, z2 = _sides(z1, z2, normalize)
+        scale = _inverse(temperature, z1)
+        positives = scale * (z1 * z2).sum(dim=1)
+        lse = unchecked_pairwise_lse(torch.cat([z1, z2]), scale=scale, exclude_diagonal=True)
+        return _reduce(lse - torch.cat([positives, positives]), reduction)

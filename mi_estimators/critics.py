@@ -35,10 +35,13 @@ def _size(name: str, value: int) -> int:
     return value
 
 
-def _batch(name: str, value: Tensor, dim: int) -> None:
-    _checks.floating(name, value)
-    if value.shape[1] != dim:
-        raise ValueError(f"{name}: want {dim} columns, got {_checks.describe(value)}")
+def _batches(x: Tensor, y: Tensor, dim_x: int, dim_y: int) -> None:
+    for name, value, dim in (("x", x, dim_x), ("y", y, dim_y)):
+        _checks.floating(name, value)
+        if value.shape[1] != dim:
+            raise ValueError(f"{name}: want {dim} columns, got {_checks.describe(value)}")
+        _checks.finite(name, value)
+    _checks.alike("y", y, "x", x, same_width=False)
 
 
 def _linear(in_features: int, out_features: int, generator: torch.Generator | None) -> nn.Linear:
@@ -87,8 +90,7 @@ class FactoredCritic(nn.Module):
             TypeError: an argument is not a floating-point tensor.
             ValueError: an argument has the wrong number of columns.
         """
-        _batch("x", x, self.dim_x)
-        _batch("y", y, self.dim_y)
+        _batches(x, y, self.dim_x, self.dim_y)
         u, v = self.embeddings(x, y)
         return u @ v.T
 
@@ -208,8 +210,7 @@ class Concatenated(nn.Module):
             TypeError: an argument is not a floating-point tensor.
             ValueError: an argument has the wrong number of columns.
         """
-        _batch("x", x, self.dim_x)
-        _batch("y", y, self.dim_y)
+        _batches(x, y, self.dim_x, self.dim_y)
         weight_x, weight_y = self.first.weight.split([self.dim_x, self.dim_y], dim=1)
         from_x = x @ weight_x.T + self.first.bias  # [N, h]
         from_y = y @ weight_y.T  # [M, h]

@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.contrastive import check_views, paired_products
+from mi_estimators.contrastive import check_views
 from mi_estimators.entropy.discrete import categorical_entropy, check_probabilities
-from mi_estimators.entropy.kde import kde_entropy
-from mi_estimators.entropy.kde import resolve_bandwidth as _resolve_bandwidth
+from mi_estimators.entropy.kde import check_bandwidth, named_entropy, resolve_bandwidth
 from mi_estimators.entropy.vmf import log_vmf_normalizer, vmf_concentration
-from mi_estimators.ops.pairwise_lse import accumulation_dtype
+from mi_estimators.ops.pairwise_lse import accumulated, without_autocast
 
 SUPPORTS = ("sphere", "euclidean", "discrete")
-_KERNEL = {"sphere": "vmf", "euclidean": "gaussian"}
+KERNEL_OF = {"sphere": "vmf", "euclidean": "gaussian"}
 
 
 @dataclass(frozen=True)
@@ -36,30 +35,32 @@ class ERBound:
         value: entropy + reconstruction, a lower bound on I(Z1; Z2) up to the error of the entropy estimate.
         entropy: estimate of H(Z2).
         reconstruction: mean of log q(z2 | z1).
-        cap: what a batch of this size can show: log K (for the discrete support, log of the number of classes).
+        cap: the largest value that any K pairs can give, or None where there is none: log K on the sphere with one
+            concentration for both terms and the self term counted, log of the number of classes for the discrete
+            support. Leaving the self term out removes that ceiling but adds no information: an estimate far above log K
+            says that the batch is too small for it.
     """
 
     value: Tensor
     entropy: Tensor
     reconstruction: Tensor
-    cap: float
+    cap: float | None
 
 
 def _sphere_reconstruction(z1: Tensor, z2: Tensor, kappa: float | Tensor | None) -> Tensor:
-    cosines = paired_products(z1, z2)
+    cosine = (z1 * z2).sum(dim=1).mean()
     dim = z1.shape[1]
     if kappa is None:
-        kappa = vmf_concentration(dim, float(cosines.detach().mean()))
-    return kappa * cosines.mean() + log_vmf_normalizer(dim, kappa)
+        kappa = vmf_concentration(dim, float(cosine.detach()))
+    return (kappa * cosine + log_vmf_normalizer(dim, kappa)).to(z1.dtype)
 
 
 def _euclidean_reconstruction(z1: Tensor, z2: Tensor, sigma: float | Tensor | None) -> Tensor:
-    dtype = accumulation_dtype(z1.dtype)
     dim = z1.shape[1]
-    squared = (z1.to(dtype) - z2.to(dtype)).square().sum(dim=1).mean()
-    variance = (squared.detach() / dim).clamp_min(torch.finfo(dtype).tiny) if sigma is None else sigma**2
+    squared = (z1 - z2).square().sum(dim=1).mean()
+    variance = (squared.detach() / dim).clamp_min(torch.finfo(z1.dtype).tiny) if sigma is None else sigma**2
     log_variance = torch.log(variance) if isinstance(variance, Tensor) else math.log(variance)
-    return -squared / (2 * variance) - dim / 2 * (math.log(2 * math.pi) + log_variance)
+    return (-squared / (2 * variance) - dim / 2 * (math.log(2 * math.pi) + log_variance)).to(z1.dtype)
 
 
 def _discrete_reconstruction(z1: Tensor, z2: Tensor) -> Tensor:
@@ -116,25 +117,31 @@ def er_bound(
     if support == "discrete":
         check_probabilities("z1", z1)
         check_probabilities("z2", z2)
-        entropy, reconstruction = categorical_entropy(z2), _discrete_reconstruction(z1, z2)
-        return ERBound(entropy + reconstruction, entropy, reconstruction, math.log(z2.shape[1]))
-
-    if support == "sphere" and normalize:
-        z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
-    entropy = kde_entropy(
-        z2,
-        kernel=_KERNEL[support],
-        bandwidth=bandwidth,
-        leave_one_out=leave_one_out,
-        reduction=reduction,
-        normalizer=normalizer,
-    )
-    if reconstruction_bandwidth is None and not isinstance(bandwidth, str):
-        reconstruction_bandwidth = bandwidth
-    if reconstruction_bandwidth is not None:
-        reconstruction_bandwidth = _resolve_bandwidth(reconstruction_bandwidth, z2, _KERNEL[support])
-    if support == "sphere":
-        reconstruction = _sphere_reconstruction(z1, z2, reconstruction_bandwidth)
     else:
-        reconstruction = _euclidean_reconstruction(z1, z2, reconstruction_bandwidth)
-    return ERBound(entropy + reconstruction, entropy, reconstruction, math.log(z2.shape[0]))
+        check_bandwidth(bandwidth, KERNEL_OF[support])
+        if reconstruction_bandwidth is not None:
+            _checks.positive("reconstruction_bandwidth", reconstruction_bandwidth)
+        elif not isinstance(bandwidth, str):
+            reconstruction_bandwidth = bandwidth
+    if support == "sphere":
+        if z1.shape[1] < 2:
+            raise ValueError(f"z1: want at least 2 dimensions on the sphere, got {_checks.describe(z1)}")
+        if not normalize:
+            _checks.unit_rows("z1", z1)
+            _checks.unit_rows("z2", z2)
+    with without_autocast(z1):
+        z1, z2 = accumulated(z1, z2)
+        if support == "discrete":
+            entropy, reconstruction = categorical_entropy(z2), _discrete_reconstruction(z1, z2)
+            return ERBound(entropy + reconstruction, entropy, reconstruction, math.log(z2.shape[1]))
+
+        if support == "sphere" and normalize:
+            z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+        entropy = named_entropy("z2", z2, KERNEL_OF[support], bandwidth, leave_one_out, reduction, normalizer)
+        shared = reconstruction_bandwidth is bandwidth
+        if reconstruction_bandwidth is not None:
+            reconstruction_bandwidth = resolve_bandwidth(reconstruction_bandwidth, z2, KERNEL_OF[support])
+        term = _sphere_reconstruction if support == "sphere" else _euclidean_reconstruction
+        reconstruction = term(z1, z2, reconstruction_bandwidth)
+        capped = support == "sphere" and shared and not leave_one_out and reduction == "joe" and normalizer == "exact"
+        return ERBound(entropy + reconstruction, entropy, reconstruction, math.log(z2.shape[0]) if capped else None)

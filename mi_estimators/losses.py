@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from mi_estimators import _checks
-from mi_estimators.contrastive import REDUCTIONS, info_nce, nt_xent
-from mi_estimators.er import SUPPORTS, ERBound, er_bound
+from mi_estimators.contrastive import REDUCTIONS, check_temperature, info_nce, nt_xent
+from mi_estimators.entropy.kde import check_bandwidth
+from mi_estimators.er import KERNEL_OF, SUPPORTS, ERBound, er_bound
 
 
 class _Loss(nn.Module):
@@ -30,7 +33,7 @@ class InfoNCE(_Loss):
         self, temperature: float = 0.1, *, symmetric: bool = True, normalize: bool = True, reduction: str = "mean"
     ) -> None:
         super().__init__()
-        _checks.positive("temperature", temperature)
+        check_temperature(temperature)
         _checks.choice("reduction", reduction, REDUCTIONS)
         self.temperature = temperature
         self.symmetric = symmetric
@@ -61,7 +64,7 @@ class NTXent(_Loss):
 
     def __init__(self, temperature: float = 0.5, *, normalize: bool = True, reduction: str = "mean") -> None:
         super().__init__()
-        _checks.positive("temperature", temperature)
+        check_temperature(temperature)
         _checks.choice("reduction", reduction, REDUCTIONS)
         self.temperature = temperature
         self.normalize = normalize
@@ -108,11 +111,11 @@ class EntropyReconstruction(_Loss):
     ) -> None:
         super().__init__()
         _checks.choice("support", support, SUPPORTS)
-        if not isinstance(bandwidth, str):
-            _checks.positive("bandwidth", bandwidth)
+        if support != "discrete":
+            check_bandwidth(bandwidth, KERNEL_OF[support])
         for name, weight in (("entropy_weight", entropy_weight), ("reconstruction_weight", reconstruction_weight)):
-            if not weight >= 0:
-                raise ValueError(f"{name}: want a number >= 0, got {weight!r}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}: want a finite number >= 0, got {weight!r}")
         self.support = support
         self.bandwidth = bandwidth
         self.entropy_weight = entropy_weight

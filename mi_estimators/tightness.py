@@ -216,6 +216,10 @@ def run(config: TightnessConfig, progress: Callable[[int, int], None] | None = N
     Raises:
         ValueError: the critic diverged to scores that are not finite.
     """
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is unknown, or not there
+        raise ValueError(f"device: cannot use {config.device!r}: {error}") from error
     tasks = [correlated_gaussian(config.dim, level, cubic=config.cubic) for level in config.levels]
     total = len(config.bounds) * len(tasks) * config.steps_per_level
     done = 0

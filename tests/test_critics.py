@@ -132,3 +132,15 @@ def test_bad_inputs_are_named(name):
         critic(torch.zeros(4, 5, dtype=torch.int64), good)
     with pytest.raises(ValueError, match="y"):
         critic(good, torch.zeros(5))
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_critics_name_bad_inputs(name):
+    critic = CRITICS[name](3, 3)
+    good = torch.randn(4, 3)
+    with pytest.raises(ValueError, match="x: want finite values"):
+        critic(torch.full((4, 3), torch.nan), good)
+    with pytest.raises(TypeError, match="y: want the dtype of x"):
+        critic(good, good.double())
+    with pytest.raises(ValueError, match="y: want the device of x"):
+        critic(good, good.to("meta"))

@@ -101,7 +101,7 @@ def test_kde_gradients(kernel, leave_one_out):
         return mi.kde_entropy(x, kernel=kernel, bandwidth=bandwidth, leave_one_out=leave_one_out)
 
     assert torch.autograd.gradcheck(entropy, (x, bandwidth))
-    query = torch.randn(6, 3, dtype=DOUBLE, requires_grad=True)
+    query = (sphere(6, 3) if kernel == "vmf" else torch.randn(6, 3, dtype=DOUBLE)).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda q, s, h: kde_log_density(q, s, kernel=kernel, bandwidth=h), (query, x, bandwidth)
     )
@@ -152,8 +152,19 @@ def test_duplicates_are_reported_and_the_bandwidth_stays_positive():
     x = torch.randn(20, 2, dtype=DOUBLE).repeat(2, 1)
     with pytest.warns(RuntimeWarning, match="duplicate points"):
         assert RULES["gaussian"]["loo"](x) > 0
-    with pytest.raises(ValueError, match="want points that differ"):
+    with pytest.raises(ValueError, match="points that differ"):
         mi.kde_entropy(torch.ones(5, 2))
+
+
+def test_tight_clusters_far_apart_have_a_bandwidth_of_their_own_size():
+    x = torch.randn(200, 3, dtype=DOUBLE)
+    x[100:] += 1e4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        best = RULES["gaussian"]["loo"](x)
+    assert best < 1.0
+    at = [mi.kde_entropy(x, bandwidth=best * factor).item() for factor in (0.97, 1.0, 1.03)]
+    assert at[1] < min(at[0], at[2])
 
 
 def test_fixed_bandwidths_warn_of_nothing():
@@ -208,8 +219,10 @@ def test_entropy_moves_as_entropies_do(seed, shift, factor):
     [
         ({"x": torch.ones(3, 2, dtype=torch.int32)}, TypeError, "x: want a dtype"),
         ({"x": torch.tensor([[1.0], [math.nan]])}, ValueError, "x: want finite values"),
-        ({"x": torch.ones(1, 2)}, ValueError, "want at least 2 points"),
-        ({"x": torch.ones(1, 2), "bandwidth": 1.0}, ValueError, "want at least 2 points"),
+        ({"x": torch.ones(1, 2)}, ValueError, "x: want at least 2 points"),
+        ({"x": torch.ones(1, 2), "bandwidth": 1.0}, ValueError, "x: want at least 2 points"),
+        ({"x": torch.ones(4, 2), "kernel": "vmf"}, ValueError, "x: want rows of length 1"),
+        ({"x": torch.ones(4, 2), "bandwidth": "normal_reference"}, ValueError, "points that differ"),
         ({"bandwidth": 0.0}, ValueError, "bandwidth: want a finite value > 0"),
         ({"bandwidth": -1.0}, ValueError, "bandwidth: want a finite value > 0"),
         ({"bandwidth": math.nan}, ValueError, "bandwidth: want a finite value > 0"),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mi_estimators import _checks
+from mi_estimators.ops.pairwise_lse import accumulated
 
 
 def check_probabilities(name: str, value: Tensor) -> None:
@@ -26,7 +27,8 @@ def categorical_entropy(probabilities: Tensor) -> Tensor:
     :math:`m` is the mean of the rows; :math:`0 \log 0 = 0`, exactly and with a zero gradient.
 
     Shape:
-        - probabilities: :math:`(N, K)`, rows sum to 1; Output: scalar. Nats, at most :math:`\log K`.
+        - probabilities: :math:`(N, K)`, rows sum to 1; Output: scalar. Nats, at most :math:`\log K`. float32 for half
+          inputs.
 
     Raises:
         TypeError, ValueError: not a floating-point matrix of probabilities.
@@ -34,4 +36,5 @@ def categorical_entropy(probabilities: Tensor) -> Tensor:
     Source: the entropy term of the discrete ER bound, arXiv 2307.10907, section 3.
     """
     check_probabilities("probabilities", probabilities)
+    (probabilities,) = accumulated(probabilities)
     return torch.special.entr(probabilities.mean(dim=0)).sum()

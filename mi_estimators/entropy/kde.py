@@ -10,22 +10,33 @@ from torch import Tensor
 from mi_estimators import _checks
 from mi_estimators.entropy.bandwidth import RULES
 from mi_estimators.entropy.vmf import log_vmf_normalizer
-from mi_estimators.ops.pairwise_lse import unchecked_pairwise_lse
+from mi_estimators.ops.pairwise_lse import accumulated, unchecked_pairwise_lse, without_autocast
 
 KERNELS = ("gaussian", "vmf")
 NORMALIZERS = ("exact", "apple")
 REDUCTIONS = ("joe", "plug_in")
 
 
-def resolve_bandwidth(bandwidth: float | Tensor | str, points: Tensor, kernel: str) -> float | Tensor:
-    """A bandwidth as a number or a tensor with one element: given, or chosen for the points by the named rule."""
+def check_bandwidth(bandwidth: float | Tensor | str, kernel: str, name: str = "bandwidth") -> None:
+    """Check for a number or one-element tensor > 0, or the name of one of the kernel's rules."""
     if isinstance(bandwidth, str):
-        _checks.choice("bandwidth", bandwidth, RULES[kernel])
-        return RULES[kernel][bandwidth](points)
-    _checks.positive("bandwidth", bandwidth)
+        _checks.choice(name, bandwidth, RULES[kernel])
+        return
+    _checks.positive(name, bandwidth)
     if isinstance(bandwidth, Tensor) and bandwidth.numel() != 1:
-        raise ValueError(f"bandwidth: want a number or a tensor with one element, got {_checks.describe(bandwidth)}")
-    return bandwidth.reshape(()) if isinstance(bandwidth, Tensor) else bandwidth
+        raise ValueError(f"{name}: want a number or a tensor with one element, got {_checks.describe(bandwidth)}")
+
+
+def resolve_bandwidth(bandwidth: float | Tensor | str, points: Tensor, kernel: str) -> float | Tensor:
+    """A checked bandwidth as a number or a scalar tensor: as given, or chosen for the points by the named rule."""
+    if isinstance(bandwidth, str):
+        return RULES[kernel][bandwidth](points)
+    if isinstance(bandwidth, Tensor):
+        return bandwidth.to(points.device).reshape(())
+    if torch.compiler.is_compiling():
+        # A number that changes from call to call is a symbol there, which math.log does not take.
+        return torch.full((), bandwidth, dtype=torch.float64, device=points.device)
+    return bandwidth
 
 
 def _apple_log_normalizer(dim: int, kappa: float | Tensor) -> float:
@@ -87,28 +98,49 @@ def kde_log_density(
     Raises:
         TypeError, ValueError: tensors that are not floating-point matrices of one dtype, device and width; NaN or
             infinite values; an unknown kernel or rule; a bandwidth <= 0; one point alone under leave-one-out; a vmf
-            kernel in fewer than 2 dimensions.
+            kernel in fewer than 2 dimensions, or for rows that are not of length 1.
     """
-    _checks.choice("kernel", kernel, KERNELS)
-    _checks.choice("normalizer", normalizer, NORMALIZERS)
-    if normalizer == "apple" and kernel != "vmf":
-        raise ValueError("normalizer: 'apple' belongs to kernel 'vmf', got kernel 'gaussian'")
     _checks.floating("query", query)
     _checks.finite("query", query)
     if support is not None:
         _checks.floating("support", support)
         _checks.alike("support", support, "query", query)
         _checks.finite("support", support)
+    return _log_density("query", query, support, kernel, bandwidth, leave_one_out=leave_one_out, normalizer=normalizer)
+
+
+def _log_density(
+    name: str,
+    query: Tensor,
+    support: Tensor | None,
+    kernel: str,
+    bandwidth: float | Tensor | str,
+    *,
+    leave_one_out: bool,
+    normalizer: str,
+) -> Tensor:
+    """:func:`kde_log_density` of tensors that are checked but for what the kernel asks of them; ``name``: of query."""
+    _checks.choice("kernel", kernel, KERNELS)
+    _checks.choice("normalizer", normalizer, NORMALIZERS)
+    check_bandwidth(bandwidth, kernel)
+    if normalizer == "apple" and kernel != "vmf":
+        raise ValueError("normalizer: 'apple' belongs to kernel 'vmf', got kernel 'gaussian'")
     n, dim = query.shape if support is None else support.shape
-    if kernel == "vmf" and dim < 2:
-        raise ValueError(f"query: want at least 2 dimensions for kernel 'vmf', got {_checks.describe(query)}")
     left_out = leave_one_out and support is None
     if (left_out or isinstance(bandwidth, str)) and n < 2:
-        raise ValueError(f"query: want at least 2 points to leave one out, got {_checks.describe(query)}")
-    chosen = resolve_bandwidth(bandwidth, query if support is None else support, kernel)
-    score, scale, constant = _kernel_terms(kernel, dim, chosen, normalizer)
-    lse = unchecked_pairwise_lse(query, support, scale=scale, score=score, exclude_diagonal=left_out)
-    return lse - math.log(n - 1 if left_out else n) + constant
+        raise ValueError(f"{name}: want at least 2 points to leave one out, got {_checks.describe(query)}")
+    if kernel == "vmf":
+        if dim < 2:
+            raise ValueError(f"{name}: want at least 2 dimensions for kernel 'vmf', got {_checks.describe(query)}")
+        _checks.unit_rows(name, query)
+        if support is not None:
+            _checks.unit_rows("support", support)
+    with without_autocast(query):
+        points = accumulated(query) if support is None else accumulated(query, support)
+        chosen = resolve_bandwidth(bandwidth, points[-1], kernel)
+        score, scale, constant = _kernel_terms(kernel, dim, chosen, normalizer)
+        lse = unchecked_pairwise_lse(*points, scale=scale, score=score, exclude_diagonal=left_out)
+        return lse - math.log(n - 1 if left_out else n) + constant
 
 
 def kde_entropy(
@@ -145,12 +177,23 @@ def kde_entropy(
 
     Source: Joe (1989); as the entropy term of the ER bound, arXiv 2307.10907, section 3.
     """
-    _checks.choice("reduction", reduction, REDUCTIONS)
     _checks.floating("x", x)
     _checks.finite("x", x)
-    log_density = kde_log_density(
-        x, kernel=kernel, bandwidth=bandwidth, leave_one_out=leave_one_out, normalizer=normalizer
-    )
+    return named_entropy("x", x, kernel, bandwidth, leave_one_out, reduction, normalizer)
+
+
+def named_entropy(
+    name: str,
+    x: Tensor,
+    kernel: str,
+    bandwidth: float | Tensor | str,
+    leave_one_out: bool,
+    reduction: str,
+    normalizer: str,
+) -> Tensor:
+    """:func:`kde_entropy` for callers that have checked ``x`` under its ``name`` there."""
+    _checks.choice("reduction", reduction, REDUCTIONS)
+    log_density = _log_density(name, x, None, kernel, bandwidth, leave_one_out=leave_one_out, normalizer=normalizer)
     if reduction == "joe":
         return -log_density.mean()
     return -(torch.softmax(log_density, dim=0) * log_density).sum()

@@ -12,7 +12,6 @@ the direction in which that recurrence damps errors.
 
 from __future__ import annotations
 
-import functools
 import math
 from fractions import Fraction
 from typing import Any
@@ -27,7 +26,6 @@ _EXPANSION_TERMS = 12
 _LOG_TWO_PI = math.log(2 * math.pi)
 
 
-@functools.cache
 def _expansion_polynomials() -> tuple[tuple[tuple[int, float], ...], ...]:
     """Coefficients (power, value) of the polynomials u_k(t) of DLMF 10.41.10, by their recurrence, exactly."""
     polynomials = [{0: Fraction(1)}]
@@ -44,13 +42,16 @@ def _expansion_polynomials() -> tuple[tuple[tuple[int, float], ...], ...]:
     return tuple(tuple((power, float(value)) for power, value in sorted(p.items())) for p in polynomials)
 
 
+_POLYNOMIALS = _expansion_polynomials()  # a constant, since torch.compile cannot trace arithmetic on fractions
+
+
 def _log_bessel_by_expansion(order: float, x: Any, library: Any) -> Any:
     z = x / order
     root = library.sqrt(1 + z * z)
     t = 1 / root
     series = 0 * x
     for k in range(_EXPANSION_TERMS, -1, -1):
-        series = series / order + sum(value * t**power for power, value in _expansion_polynomials()[k])
+        series = series / order + sum(value * t**power for power, value in _POLYNOMIALS[k])
     eta = root + library.log(z / (1 + root))
     return order * eta - 0.5 * math.log(2 * math.pi * order) - 0.5 * library.log(root) + library.log(series)
 

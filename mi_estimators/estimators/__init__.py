@@ -69,9 +69,9 @@ def _samples(name: str, value: Tensor | ArrayLike) -> np.ndarray:
         )
     if array.ndim not in (1, 2):
         raise ValueError(f"{name}: want shape [n] or [n, d], got {array.shape}")
-    array = np.asarray(array, dtype=np.float64).reshape(len(array), -1)
     if array.size == 0:
         raise ValueError(f"{name}: want at least one sample and one column, got shape {array.shape}")
+    array = np.asarray(array, dtype=np.float64).reshape(len(array), -1)
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: want finite values, got {int((~np.isfinite(array)).sum())} NaN or infinite")
     constant = np.flatnonzero(np.ptp(array, axis=0) == 0)

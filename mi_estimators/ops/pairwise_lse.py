@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +45,17 @@ _library.define(
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that sums are held in: float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def accumulated(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of possibly different dtypes in the one dtype that holds the sums of all of them."""
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return tuple(tensor.to(torch.float64 if wide else torch.float32) for tensor in tensors)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Autocast off for the tensor's device: inside, operations run in the dtype of their inputs."""
+    return torch.autocast(tensor.device.type, enabled=False) if _checks.autocast_is_on(tensor) else nullcontext()
 
 
 # ---------------------------------------------------------------------------------------------------- reference
@@ -314,10 +326,9 @@ _extension.load()
 
 def _autocast(x: Tensor, y: Tensor | None, score: str) -> tuple[Tensor, Tensor | None]:
     """Under autocast: products in the autocast dtype, as for matmul; distances in float32, as for cdist."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not _checks.autocast_is_on(x):
         return x, y
-    dtype = torch.get_autocast_dtype(device) if score == "dot" else torch.float32
+    dtype = torch.get_autocast_dtype(x.device.type) if score == "dot" else torch.float32
     x = x if x.dtype == torch.float64 else x.to(dtype)
     return x, y if y is None or y.dtype == torch.float64 else y.to(dtype)
 
@@ -327,7 +338,7 @@ def _as_scale(scale: float | Tensor, x: Tensor) -> Tensor:
     if not isinstance(scale, Tensor):
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise TypeError(f"scale: want a number or a tensor with one element, got {_checks.describe(scale)}")
-        if not math.isfinite(scale):
+        if not -math.inf < scale < math.inf:
             raise ValueError(f"scale: want a finite number, got {scale!r}")
         return torch.full((), scale, dtype=dtype, device=x.device)
     if scale.numel() != 1:
@@ -399,8 +410,7 @@ def pairwise_lse(
     _checks.floating("x", x)
     if y is not None:
         _checks.floating("y", y)
-        if not torch.is_autocast_enabled(x.device.type):
-            _checks.alike("y", y, "x", x)
+        _checks.alike("y", y, "x", x)
     m = x.shape[0] if y is None else y.shape[0]
     if exclude_diagonal and (x.shape[0] == 1 or m == 1):
         raise ValueError(
@@ -426,8 +436,6 @@ def unchecked_pairwise_lse(
 ) -> Any:
     """:func:`pairwise_lse` for callers that have checked ``x`` and ``y`` under their own argument names."""
     x, y = _autocast(x, y, score)
-    if y is not None:
-        _checks.alike("y", y, "x", x)
     scale = _as_scale(scale, x)
     if bias is not None:
         bias = _check_bias(bias, x, x.shape[0] if y is None else y.shape[0])

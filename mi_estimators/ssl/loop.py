@@ -170,6 +170,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         )
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"out: {folder} is not a folder")
+    run.measure_start()  # before an old run is removed or a file written: what is wrong shows here
     for path in held:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,18 +269,22 @@ class _Run:
         }
         checkpoint.save(self.folder / "checkpoint.pt", state)
 
+    def measure_start(self) -> None:
+        """The probes and the row of step 0."""
+        with torch.random.fork_rng():
+            self.probe = {
+                "pixels": probe_pixels(self.data, self.view),
+                "before": probe_method(self.method, self.data, self.view),
+            }
+            self.rows.append({"step": 0, **self._evaluate()})
+
     def go(self, progress: Progress | None) -> dict[str, Any]:
         with torch.random.fork_rng(), _stop_signals() as stop:
             (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
             for part in self.folder.glob(".*.part"):  # of a process killed while it wrote
                 part.unlink()
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
-            if not self.probe:
-                self.probe = {
-                    "pixels": probe_pixels(self.data, self.view),
-                    "before": probe_method(self.method, self.data, self.view),
-                }
-                self.rows.append({"step": 0, **self._evaluate()})
+            if self.step == 0:
                 self.save()
             log = RunLog(self.folder, self.rows)
             try:

@@ -39,7 +39,8 @@ class SimCLR(Method):
         _checks.choice("objective", objective, ("native", "er"))
         _checks.positive("temperature", temperature)
         _checks.positive("kappa", kappa)
-        _checks.positive("projection", projection)
+        if projection < 2:
+            raise ValueError(f"projection: want at least 2 dimensions, got {projection}")
         self.encoder = make_encoder()
         self.head = projection_head(self.encoder.dim, projection)
         self.objective = objective
