@@ -44,6 +44,7 @@ bench: $(VENV)/.test
 
 # For a machine with an NVIDIA GPU: uses the Python given, with torch, nvcc, ninja and pybind11 already there.
 gpu-check:
+	@$(PYTHON) -c "import setuptools as s; v = s.__version__; exit(int(v.split('.')[0]) < 77 and 'gpu-check: want setuptools >= 77, got ' + v)"
 	MI_ESTIMATORS_BUILD=1 $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) benchmarks/gpu_check.py
 
