@@ -145,7 +145,7 @@ def relative_error(got: Tensor, truth: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("noise", "temperature"), [(0.5, 0.1), (0.3, 0.07), (0.3, 0.05)])
+@pytest.mark.parametrize(("noise", "temperature"), [(0.5, 0.1), (0.3, 0.07)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_losses_are_as_exact_as_their_inputs(dtype, noise, temperature, autocast):
     x, y = (t.float() for t in views(256, 128, noise))
