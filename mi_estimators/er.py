@@ -108,7 +108,8 @@ def er_bound(
 
     Raises:
         TypeError, ValueError: not floating-point matrices of one shape, dtype and device; fewer than two pairs; NaN or
-            infinite values; a bandwidth <= 0; rows that are no probabilities; an unknown support.
+            infinite values; a bandwidth <= 0; rows that are no probabilities, or on the sphere not of length 1 (with
+            ``normalize``: zero); an unknown support.
 
     Source: arXiv 2307.10907, eq. 3 and section 3.
     """
@@ -120,7 +121,8 @@ def er_bound(
     else:
         check_bandwidth(bandwidth, KERNEL_OF[support])
         if reconstruction_bandwidth is not None:
-            _checks.positive("reconstruction_bandwidth", reconstruction_bandwidth)
+            _checks.positive("reconstruction_bandwidth", reconstruction_bandwidth)  # a value: no rule by name here
+            check_bandwidth(reconstruction_bandwidth, KERNEL_OF[support], "reconstruction_bandwidth")
         elif not isinstance(bandwidth, str):
             reconstruction_bandwidth = bandwidth
     if support == "sphere":

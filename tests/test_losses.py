@@ -317,6 +317,10 @@ def test_other_bad_settings():
         mi.er_bound(x[:, :1], y[:, :1])
     with pytest.raises(ValueError, match="temperature: want a number or one element"):
         InfoNCE(torch.ones(2))
+    with pytest.raises(ValueError, match="reconstruction_bandwidth: want a number or a tensor with one element"):
+        mi.er_bound(x, y, reconstruction_bandwidth=torch.ones(2))
+    with pytest.raises(TypeError, match="reconstruction_bandwidth: want a number"):
+        mi.er_bound(x, y, reconstruction_bandwidth="loo")
     with pytest.raises(ValueError, match="bandwidth: want one of"):
         EntropyReconstruction(bandwidth="x")
     with pytest.raises(ValueError, match="z1: want at least 2 pairs"):
