@@ -6,8 +6,8 @@
 //   dx_i = sum_j G_ij ds_ij/dx_i    dy_j = sum_i G_ij ds_ij/dy_j
 //   dscale = sum_ij G_ij score_ij   dbias_j = sum_i G_ij
 //
-// Pairs with i == j are left out of every sum when exclude_diagonal is set. A row or column with no finite score has
-// the value -inf and gradient 0.
+// Left out of every sum: pairs with i == j when exclude_diagonal is set, and pairs whose groups are equal when groups
+// are given. A row or column with no finite score has the value -inf and gradient 0.
 //
 // Element type T: double, float, or (CUDA only) __nv_bfloat16, __half. Accumulation type A: double for double, else
 // float. x, y, dx, dy hold T; every other buffer holds A. All buffers are contiguous, on one device.
@@ -28,6 +28,8 @@ struct PairwiseScores {
   const void* y = nullptr;      // [m, d]; null in self mode: the points of x are paired with themselves, and m is n
   const void* scale = nullptr;  // [1]
   const void* bias = nullptr;   // [m] or null
+  const int64_t* row_groups = nullptr;  // [n] or null
+  const int64_t* col_groups = nullptr;  // [m], null exactly when row_groups is; in self mode the same as row_groups
   int64_t n = 0, m = 0, d = 0;
   Score score = Score::dot;
   bool exclude_diagonal = false;
