@@ -239,7 +239,7 @@ def _gradients(ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None) -> tu
         return (None,) * 7
     need_x, need_y, need_scale, need_bias = ctx.needs_input_grad[:4]
     need = (need_x, need_y and y is not None, need_scale, need_bias and bias is not None)
-    backward = _BackwardFunction.apply if _in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
+    backward = _BackwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
     found = backward(grad_row, grad_col, row_lse, col_lse, x, y, scale, bias, score, exclude_diagonal, *need)
     return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), None, None, None)
 
@@ -299,7 +299,7 @@ class _BackwardFunction(torch.autograd.Function):
     backward = staticmethod(_second_gradients)
 
 
-def _in_functorch() -> bool:
+def in_functorch() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
@@ -439,6 +439,6 @@ def unchecked_pairwise_lse(
     scale = _as_scale(scale, x)
     if bias is not None:
         bias = _check_bias(bias, x, x.shape[0] if y is None else y.shape[0])
-    operator = _ForwardFunction.apply if _in_functorch() else torch.ops.mi_estimators.pairwise_lse
+    operator = _ForwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse
     row_lse, col_lse = operator(x, y, scale, bias, score, exclude_diagonal, columns)
     return (row_lse, col_lse) if columns else row_lse
