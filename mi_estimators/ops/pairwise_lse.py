@@ -300,6 +300,7 @@ class _BackwardFunction(torch.autograd.Function):
 
 
 def in_functorch() -> bool:
+    """Whether a torch.func transform is running; its transforms accept only autograd.Functions, not operators."""
     return torch._C._are_functorch_transforms_active()
 
 
