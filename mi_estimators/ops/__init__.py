@@ -1,5 +1,9 @@
 """Operators with compiled kernels: one file each, with schema, torch reference, fake, autograd and public function."""
 
+from mi_estimators import _extension
+from mi_estimators.ops.info_nce import fused_info_nce
 from mi_estimators.ops.pairwise_lse import pairwise_lse
 
-__all__ = ["pairwise_lse"]
+_extension.load()  # after the schemas that it implements
+
+__all__ = ["fused_info_nce", "pairwise_lse"]

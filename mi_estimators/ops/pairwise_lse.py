@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_estimators import _checks, _extension
+from mi_estimators import _checks
 
 SCORES = ("dot", "sqeuclidean")
 
@@ -318,8 +318,6 @@ torch.library.register_vmap(_NAME, functools.partial(_batched, torch.ops.mi_esti
 torch.library.register_vmap(
     _BACKWARD_NAME, functools.partial(_batched, torch.ops.mi_estimators.pairwise_lse_backward), lib=_library
 )
-
-_extension.load()
 
 
 # ------------------------------------------------------------------------------------------------ public function
