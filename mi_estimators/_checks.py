@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def describe(value: object) -> str:
@@ -29,6 +30,17 @@ def floating(name: str, value: object, *, ndim: int | tuple[int, ...] = 2) -> Te
         raise ValueError(f"{name}: want {' or '.join(map(str, dims))} dimensions, got {describe(value)}")
     if value.numel() == 0:
         raise ValueError(f"{name}: want at least one element along every dimension, got {describe(value)}")
+    return value
+
+
+def integer(name: str, value: object, *, ndim: int) -> Tensor:
+    """Check for a tensor of integers with the given number of dimensions."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: want a torch.Tensor of integers, got {describe(value)}")
+    if value.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{name}: want an integer dtype, got {describe(value)}")
+    if value.ndim != ndim:
+        raise ValueError(f"{name}: want {ndim} {'dimension' if ndim == 1 else 'dimensions'}, got {describe(value)}")
     return value
 
 

@@ -117,11 +117,11 @@ def test_opcheck(dtype, self_mode):
     m = 6 if self_mode else 5
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     scale, bias = torch.tensor(0.7, dtype=wide, requires_grad=True), torch.randn(m, dtype=wide, requires_grad=True)
-    torch.library.opcheck(OPERATOR, (x, y, scale, bias, "dot", True, True))
-    torch.library.opcheck(OPERATOR, (x, y, scale, None, "sqeuclidean", False, False))
+    torch.library.opcheck(OPERATOR, (x, y, scale, bias, None, None, "dot", True, True))
+    torch.library.opcheck(OPERATOR, (x, y, scale, None, None, None, "sqeuclidean", False, False))
     with torch.no_grad():
-        row, col = OPERATOR(x, y, scale, bias, "dot", False, True)
-    saved = (row, col, x.detach(), None if y is None else y.detach(), scale.detach(), bias.detach())
+        row, col = OPERATOR(x, y, scale, bias, None, None, "dot", False, True)
+    saved = (row, col, x.detach(), None if y is None else y.detach(), scale.detach(), bias.detach(), None, None)
     gradients = (torch.randn(6, dtype=wide), torch.randn(m, dtype=wide))
     torch.library.opcheck(BACKWARD, (*gradients, *saved, "dot", False, True, not self_mode, True, True))
 
@@ -336,10 +336,12 @@ def test_reference_and_kernel_agree_on_every_option():
     x, y, scale, bias = points(37, 5), points(29, 5), torch.tensor(0.6).double(), torch.randn(29).double()
     for score in ("dot", "sqeuclidean"):
         for exclude in (False, True):
-            row, col = OPERATOR(x, y, scale, bias, score, exclude, True)
-            for got, want in zip((row, col), reference_forward(x, y, scale, bias, score, exclude, True), strict=True):
+            row, col = OPERATOR(x, y, scale, bias, None, None, score, exclude, True)
+            for got, want in zip(
+                (row, col), reference_forward(x, y, scale, bias, None, None, score, exclude, True), strict=True
+            ):
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-            arguments = (torch.randn(37).double(), torch.randn(29).double(), row, col, x, y, scale, bias)
+            arguments = (torch.randn(37).double(), torch.randn(29).double(), row, col, x, y, scale, bias, None, None)
             options = (score, exclude, True, True, True, True)
             for got, want in zip(BACKWARD(*arguments, *options), reference_backward(*arguments, *options), strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
@@ -348,9 +350,9 @@ def test_reference_and_kernel_agree_on_every_option():
 def test_reference_needs_no_square_memory(monkeypatch):
     module = sys.modules[reference_forward.__module__]
     x, y, scale = points(50, 4), points(30, 4), torch.tensor(1.0).double()
-    whole = reference_forward(x, y, scale, None, "dot", True, True)
+    whole = reference_forward(x, y, scale, None, None, None, "dot", True, True)
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 90)  # three rows at a time
-    for got, want in zip(reference_forward(x, y, scale, None, "dot", True, True), whole, strict=True):
+    for got, want in zip(reference_forward(x, y, scale, None, None, None, "dot", True, True), whole, strict=True):
         torch.testing.assert_close(got, want)
 
 

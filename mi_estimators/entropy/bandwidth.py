@@ -34,12 +34,10 @@ def _mean_neighbour_distance(x: Tensor, scale: float) -> float:
     """The mean of sum_j W_ij |x_i - x_j|^2, W the softmax over j != i of -scale |x_i - x_j|^2."""
     operators = torch.ops.mi_estimators
     scale_tensor = torch.tensor(scale, dtype=accumulation_dtype(x.dtype), device=x.device)
-    options = ("sqeuclidean", True)
-    row, col = operators.pairwise_lse(x, None, scale_tensor, None, *options, False)
+    pairs = (x, None, scale_tensor, None, None, None, "sqeuclidean", True)
+    row, col = operators.pairwise_lse(*pairs, False)
     weights = torch.full_like(row, 1 / x.shape[0])
-    _, _, moment, _ = operators.pairwise_lse_backward(
-        weights, None, row, col, x, None, scale_tensor, None, *options, False, False, True, False
-    )
+    _, _, moment, _ = operators.pairwise_lse_backward(weights, None, row, col, *pairs, False, False, True, False)
     return -float(moment)
 
 

@@ -32,13 +32,13 @@ _BACKWARD_NAME = "mi_estimators::pairwise_lse_backward"
 
 _library = torch.library.Library("mi_estimators", "DEF")
 _library.define(
-    "pairwise_lse(Tensor x, Tensor? y, Tensor scale, Tensor? bias, str score, bool exclude_diagonal, bool columns)"
-    " -> (Tensor row_lse, Tensor col_lse)"
+    "pairwise_lse(Tensor x, Tensor? y, Tensor scale, Tensor? bias, Tensor? row_groups, Tensor? col_groups, str score,"
+    " bool exclude_diagonal, bool columns) -> (Tensor row_lse, Tensor col_lse)"
 )
 _library.define(
     "pairwise_lse_backward(Tensor? grad_row, Tensor? grad_col, Tensor row_lse, Tensor col_lse, Tensor x, Tensor? y,"
-    " Tensor scale, Tensor? bias, str score, bool exclude_diagonal, bool need_x, bool need_y, bool need_scale,"
-    " bool need_bias) -> (Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)"
+    " Tensor scale, Tensor? bias, Tensor? row_groups, Tensor? col_groups, str score, bool exclude_diagonal,"
+    " bool need_x, bool need_y, bool need_scale, bool need_bias) -> (Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)"
 )
 
 
@@ -85,7 +85,15 @@ def _pair_scores(x: Tensor, y: Tensor, score: str) -> Tensor:
 
 
 def _block_logits(
-    rows: slice, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+    rows: slice,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    row_groups: Tensor | None,
+    col_groups: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scores and logits of a block of rows against every column; excluded pairs have the logit -inf."""
     scores = _pair_scores(x[rows], y, score)
@@ -95,6 +103,9 @@ def _block_logits(
     if exclude_diagonal:
         own = torch.arange(rows.start, rows.stop, device=x.device)[:, None]
         logits = logits.masked_fill(own == torch.arange(y.shape[0], device=x.device), -math.inf)
+    if row_groups is not None:
+        other_groups = row_groups if col_groups is None else col_groups  # None in self mode
+        logits = logits.masked_fill(row_groups[rows, None] == other_groups, -math.inf)
     return scores, logits
 
 
@@ -103,6 +114,8 @@ def reference_forward(
     y: Tensor | None,
     scale: Tensor,
     bias: Tensor | None,
+    row_groups: Tensor | None,
+    col_groups: Tensor | None,
     score: str,
     exclude_diagonal: bool,
     columns: bool,
@@ -112,7 +125,7 @@ def reference_forward(
     row_parts = []
     col_lse = wide_x.new_full((wide_y.shape[0],), -math.inf) if columns else wide_x.new_empty(0)
     for rows in _blocks(wide_x.shape[0], wide_y.shape[0]):
-        _, logits = _block_logits(rows, wide_x, wide_y, scale, bias, score, exclude_diagonal)
+        _, logits = _block_logits(rows, wide_x, wide_y, scale, bias, row_groups, col_groups, score, exclude_diagonal)
         row_parts.append(torch.logsumexp(logits, dim=1))
         if columns:
             col_lse = torch.logaddexp(col_lse, torch.logsumexp(logits, dim=0))
@@ -128,6 +141,8 @@ def reference_backward(
     y: Tensor | None,
     scale: Tensor,
     bias: Tensor | None,
+    row_groups: Tensor | None,
+    col_groups: Tensor | None,
     score: str,
     exclude_diagonal: bool,
     need_x: bool,
@@ -148,7 +163,9 @@ def reference_backward(
     dscale = wide_x.new_zeros(()) if need_scale else wide_x.new_empty(0)
     mass = wide_x.new_zeros(wide_y.shape[0])  # column sums of G
     for rows in _blocks(wide_x.shape[0], wide_y.shape[0]):
-        scores, logits = _block_logits(rows, wide_x, wide_y, scale, bias, score, exclude_diagonal)
+        scores, logits = _block_logits(
+            rows, wide_x, wide_y, scale, bias, row_groups, col_groups, score, exclude_diagonal
+        )
         g = torch.zeros_like(logits)
         if grad_row is not None:
             g = g + grad_row[rows, None] * torch.exp(logits - row_lse[rows, None])
@@ -186,6 +203,8 @@ def _fake_forward(
     y: Tensor | None,
     scale: Tensor,
     bias: Tensor | None,
+    row_groups: Tensor | None,
+    col_groups: Tensor | None,
     score: str,
     exclude_diagonal: bool,
     columns: bool,
@@ -205,6 +224,8 @@ def _fake_backward(
     y: Tensor | None,
     scale: Tensor,
     bias: Tensor | None,
+    row_groups: Tensor | None,
+    col_groups: Tensor | None,
     score: str,
     exclude_diagonal: bool,
     need_x: bool,
@@ -223,40 +244,41 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, scale, bias, score, exclude_diagonal, columns = inputs
+    x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns = inputs
     row_lse, col_lse = output
-    ctx.save_for_backward(x, y, scale, bias, row_lse, col_lse)
+    ctx.save_for_backward(x, y, scale, bias, row_groups, col_groups, row_lse, col_lse)
     ctx.options = (score, exclude_diagonal, columns)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, y, scale, bias, row_lse, col_lse = ctx.saved_tensors
+    x, y, scale, bias, row_groups, col_groups, row_lse, col_lse = ctx.saved_tensors
     score, exclude_diagonal, columns = ctx.options
     if not columns:
         grad_col = None
     if grad_row is None and grad_col is None:
-        return (None,) * 7
+        return (None,) * 9
     need_x, need_y, need_scale, need_bias = ctx.needs_input_grad[:4]
     need = (need_x, need_y and y is not None, need_scale, need_bias and bias is not None)
     backward = _BackwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
-    found = backward(grad_row, grad_col, row_lse, col_lse, x, y, scale, bias, score, exclude_diagonal, *need)
-    return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), None, None, None)
+    pairs = (x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal)
+    found = backward(grad_row, grad_col, row_lse, col_lse, *pairs, *need)
+    return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), *(None,) * 5)
 
 
 def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:8])
-    ctx.options = inputs[8:]
+    ctx.save_for_backward(*inputs[:10])
+    ctx.options = inputs[10:]
     ctx.set_materialize_grads(False)
 
 
 def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second derivatives through the reference: differentiable at any order, but with O(N M) memory."""
     inputs = ctx.saved_tensors
-    wanted = [i for i in range(8) if inputs[i] is not None and ctx.needs_input_grad[i]]
+    wanted = [i for i, tensor in enumerate(inputs) if tensor is not None and ctx.needs_input_grad[i]]
     used = [i for i, gradient in enumerate(grads) if gradient is not None]
     if not wanted or not used:
-        return (None,) * 14
+        return (None,) * 16
 
     def of_wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = dict(enumerate(inputs)) | dict(zip(wanted, tensors, strict=True))
@@ -265,7 +287,7 @@ def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
 
     pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))[1]
     found = pull_back(tuple(grads[i] for i in used))
-    result: list[Tensor | None] = [None] * 14
+    result: list[Tensor | None] = [None] * 16
     for i, gradient in zip(wanted, found, strict=True):
         result[i] = gradient
     return tuple(result)
@@ -359,6 +381,31 @@ def _check_bias(bias: Tensor, x: Tensor, m: int) -> Tensor:
     return bias.to(accumulation_dtype(x.dtype))
 
 
+def _check_groups(name: str, groups: Tensor, x: Tensor, size: int, counted: str) -> Tensor:
+    _checks.integer(name, groups, ndim=1)
+    if groups.shape[0] != size:
+        raise ValueError(f"{name}: want one value per {counted} ({size}), got {_checks.describe(groups)}")
+    if groups.device != x.device:
+        raise ValueError(f"{name}: want the device of x ({x.device}), got {_checks.describe(groups)}")
+    return groups.to(torch.int64)
+
+
+def _check_both_groups(
+    row_groups: Tensor | None, col_groups: Tensor | None, x: Tensor, y: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    if y is None:
+        if col_groups is not None:
+            raise ValueError("col_groups: want None where y is None, as row_groups then serves both sides")
+    elif (row_groups is None) != (col_groups is None):
+        absent, given = ("row_groups", "col_groups") if row_groups is None else ("col_groups", "row_groups")
+        raise ValueError(f"{absent}: want the groups of both sides or of neither, got {given} alone")
+    if row_groups is not None:
+        row_groups = _check_groups("row_groups", row_groups, x, x.shape[0], "row")
+    if col_groups is not None and y is not None:
+        col_groups = _check_groups("col_groups", col_groups, x, y.shape[0], "column")
+    return row_groups, col_groups
+
+
 def pairwise_lse(
     x: Tensor,
     y: Tensor | None = None,
@@ -366,6 +413,8 @@ def pairwise_lse(
     scale: float | Tensor = 1.0,
     score: str = "dot",
     bias: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
     exclude_diagonal: bool = False,
     columns: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -377,9 +426,9 @@ def pairwise_lse(
 
     Memory is O((N + M) d) forward and backward. Gradients flow to ``x``, ``y``, ``scale`` and ``bias``. Sums are held
     in float32 for half types (float64 for float64) and shifted by their maximum, so any finite score is safe. A row
-    whose scores are all ``-inf`` has the value ``-inf`` and gradient 0. Second derivatives are supported through the
-    torch reference and need O(N M) memory. Under autocast, dot products run in the autocast dtype and squared
-    distances in float32.
+    or column whose scores are all ``-inf``, or left out, has the value ``-inf`` and gradient 0. Second derivatives
+    are supported through the torch reference and need O(N M) memory. Under autocast, dot products run in the autocast
+    dtype and squared distances in float32.
 
     Args:
         x: the rows.
@@ -387,18 +436,23 @@ def pairwise_lse(
         scale: a number, or a tensor with one element, which may require a gradient.
         score: ``"dot"`` for :math:`x_i \cdot y_j`, ``"sqeuclidean"`` for :math:`-|x_i - y_j|^2`.
         bias: added to every score of a column; ``-inf`` leaves a column out.
+        row_groups: integers, one for each row; a pair whose row and column have equal groups is left out of every
+            sum. With ``y=None`` they are the groups of both sides.
+        col_groups: integers, one for each column; wanted with ``row_groups`` unless ``y`` is ``None``.
         exclude_diagonal: leave the pairs ``i == j`` out of every sum.
         columns: return the column results too, from the same pass.
 
     Shape:
-        - x: :math:`(N, d)`, y: :math:`(M, d)`, scale: one element, bias: :math:`(M,)`
+        - x: :math:`(N, d)`, y: :math:`(M, d)`, scale: one element, bias: :math:`(M,)`, row_groups: :math:`(N,)`,
+          col_groups: :math:`(M,)`
         - Output: row :math:`(N,)`, or the pair row :math:`(N,)`, col :math:`(M,)` if ``columns``; float32 for
           float32, bfloat16 and float16 inputs, float64 for float64.
 
     Raises:
-        TypeError: not floating-point tensors, or dtypes that differ.
-        ValueError: shapes or devices that do not match, an empty side, NaN or infinite values (looked at on the CPU
-            only), an unknown score, or one point paired with itself alone while the diagonal is excluded.
+        TypeError: not floating-point tensors, dtypes that differ, or groups that are not integers.
+        ValueError: shapes or devices that do not match, an empty side, groups of one side only, NaN or infinite
+            values (looked at on the CPU only), an unknown score, or one point paired with itself alone while the
+            diagonal is excluded.
 
     Example:
         >>> x, y = torch.randn(8, 3), torch.randn(5, 3)
@@ -419,7 +473,15 @@ def pairwise_lse(
     if y is not None:
         _checks.finite("y", y)
     return unchecked_pairwise_lse(
-        x, y, scale=scale, score=score, bias=bias, exclude_diagonal=exclude_diagonal, columns=columns
+        x,
+        y,
+        scale=scale,
+        score=score,
+        bias=bias,
+        row_groups=row_groups,
+        col_groups=col_groups,
+        exclude_diagonal=exclude_diagonal,
+        columns=columns,
     )
 
 
@@ -430,6 +492,8 @@ def unchecked_pairwise_lse(
     scale: float | Tensor = 1.0,
     score: str = "dot",
     bias: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
     exclude_diagonal: bool = False,
     columns: bool = False,
 ) -> Any:
@@ -438,6 +502,7 @@ def unchecked_pairwise_lse(
     scale = _as_scale(scale, x)
     if bias is not None:
         bias = _check_bias(bias, x, x.shape[0] if y is None else y.shape[0])
+    row_groups, col_groups = _check_both_groups(row_groups, col_groups, x, y)
     operator = _ForwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse
-    row_lse, col_lse = operator(x, y, scale, bias, score, exclude_diagonal, columns)
+    row_lse, col_lse = operator(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns)
     return (row_lse, col_lse) if columns else row_lse

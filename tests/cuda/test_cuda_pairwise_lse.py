@@ -207,9 +207,9 @@ def backward_arguments(n: int, m: int, d: int, dtype: torch.dtype, score: str) -
     x, y = points(n, d, dtype), points(m, d, dtype, 1)
     scale = torch.ones((), device="cuda")
     bias = bias_for(m, dtype)
-    row, col = torch.ops.mi_estimators.pairwise_lse(x, y, scale, bias, score, False, True)
+    row, col = torch.ops.mi_estimators.pairwise_lse(x, y, scale, bias, None, None, score, False, True)
     options = (score, False, True, True, True, True)
-    return torch.ones_like(row), torch.ones_like(col), row, col, x, y, scale, bias, *options
+    return torch.ones_like(row), torch.ones_like(col), row, col, x, y, scale, bias, None, None, *options
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -244,7 +244,7 @@ def test_needs_no_synchronisation() -> None:
     """A graph cannot be captured from code that waits for the GPU."""
     arguments = backward_arguments(300, 200, 40, torch.float32, "dot")
     x, y, scale, bias = arguments[4:8]
-    forward = (x, y, scale, bias, "dot", False, True)
+    forward = (x, y, scale, bias, None, None, "dot", False, True)
     expected = torch.ops.mi_estimators.pairwise_lse_backward(*arguments)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

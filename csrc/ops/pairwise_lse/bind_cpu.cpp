@@ -24,19 +24,26 @@ Tensor as(const Tensor& tensor, ScalarType dtype) {
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
+Tensor as_groups(const Tensor& groups, int64_t size) {
+  STD_TORCH_CHECK(groups.is_cpu() && groups.scalar_type() == ScalarType::Long && groups.numel() == size,
+                  "pairwise_lse: groups must hold ", size, " int64 on the CPU");
+  return torch::stable::contiguous(groups);
+}
+
 Tensor new_vector(const Tensor& like, int64_t size, ScalarType dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
 }
 
-// Contiguous tensors in the accumulation type, and the pointers to them.
+// Contiguous tensors, points and numbers in the accumulation type, and the pointers to them.
 struct Operands {
-  Tensor x, y, scale, bias;
+  Tensor x, y, scale, bias, row_groups, col_groups;
   mi::DType dtype;
   ScalarType accumulation;
   mi::PairwiseScores pairs;
 
   Operands(const Tensor& x_, const std::optional<Tensor>& y_, const Tensor& scale_, const std::optional<Tensor>& bias_,
-           const std::string& score, bool exclude_diagonal)
+           const std::optional<Tensor>& row_groups_, const std::optional<Tensor>& col_groups_, const std::string& score,
+           bool exclude_diagonal)
       : accumulation(accumulation_type(x_)) {
     STD_TORCH_CHECK(x_.dim() == 2 && x_.numel() > 0, "pairwise_lse: x must be a non-empty matrix");
     STD_TORCH_CHECK(score == "dot" || score == "sqeuclidean", "pairwise_lse: unknown score ", score);
@@ -54,6 +61,14 @@ struct Operands {
       STD_TORCH_CHECK(bias_->numel() == y.size(0), "pairwise_lse: bias must have one element for each column");
       bias = as(*bias_, accumulation);
       pairs.bias = bias.const_data_ptr();
+    }
+    STD_TORCH_CHECK(y_.has_value() ? row_groups_.has_value() == col_groups_.has_value() : !col_groups_.has_value(),
+                    "pairwise_lse: want groups of both sides or of neither, and of the rows alone when y is absent");
+    if (row_groups_.has_value()) {
+      row_groups = as_groups(*row_groups_, x.size(0));
+      col_groups = col_groups_.has_value() ? as_groups(*col_groups_, y.size(0)) : row_groups;
+      pairs.row_groups = static_cast<const int64_t*>(row_groups.const_data_ptr());
+      pairs.col_groups = static_cast<const int64_t*>(col_groups.const_data_ptr());
     }
     pairs.x = x.const_data_ptr();
     pairs.y = y_.has_value() ? y.const_data_ptr() : nullptr;
@@ -89,8 +104,9 @@ void launch(const Operands& operands, const Args& args, void (*baseline)(mi::DTy
 #endif
 
 std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor scale, std::optional<Tensor> bias,
+                                   std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                    std::string score, bool exclude_diagonal, bool columns) {
-  const Operands operands(x, y, scale, bias, score, exclude_diagonal);
+  const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   Tensor row_lse = new_vector(x, operands.pairs.n, operands.accumulation);
   Tensor col_lse = new_vector(x, columns ? operands.pairs.m : 0, operands.accumulation);
   mi::PairwiseLseForward args;
@@ -103,10 +119,11 @@ std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor sca
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_row, std::optional<Tensor> grad_col,
                                                     Tensor row_lse, Tensor col_lse, Tensor x, std::optional<Tensor> y,
-                                                    Tensor scale, std::optional<Tensor> bias, std::string score,
-                                                    bool exclude_diagonal, bool need_x, bool need_y, bool need_scale,
-                                                    bool need_bias) {
-  const Operands operands(x, y, scale, bias, score, exclude_diagonal);
+                                                    Tensor scale, std::optional<Tensor> bias,
+                                                    std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
+                                                    std::string score, bool exclude_diagonal, bool need_x, bool need_y,
+                                                    bool need_scale, bool need_bias) {
+  const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   const ScalarType accumulation = operands.accumulation;
   const int64_t n = operands.pairs.n, m = operands.pairs.m, d = operands.pairs.d;
   STD_TORCH_CHECK(row_lse.numel() == n && (!grad_row.has_value() || grad_row->numel() == n),

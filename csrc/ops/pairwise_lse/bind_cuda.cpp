@@ -39,13 +39,14 @@ Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef s
 // The inputs, contiguous, and what the kernels need to know of them.
 struct Operands {
   Tensor x, y, scale;
-  std::optional<Tensor> bias;
+  std::optional<Tensor> bias, row_groups, col_groups;
   mi::DType dtype;
   ScalarType accumulation;
   mi::PairwiseScores pairs;
 
   Operands(const Tensor& x_, const std::optional<Tensor>& y_, const Tensor& scale_, const std::optional<Tensor>& bias_,
-           const std::string& score, bool exclude_diagonal)
+           const std::optional<Tensor>& row_groups_, const std::optional<Tensor>& col_groups_, const std::string& score,
+           bool exclude_diagonal)
       : x(torch::stable::contiguous(x_)),
         y(y_.has_value() ? torch::stable::contiguous(*y_) : x),
         scale(torch::stable::contiguous(scale_)),
@@ -65,6 +66,15 @@ struct Operands {
       bias = vector(*bias_, "bias", y.size(0));
       pairs.bias = bias->const_data_ptr();
     }
+    STD_TORCH_CHECK(y_.has_value() ? row_groups_.has_value() == col_groups_.has_value() : !col_groups_.has_value(),
+                    "pairwise_lse: want groups of both sides or of neither, and of the rows alone when y is absent");
+    if (row_groups_.has_value()) {
+      row_groups = vector(*row_groups_, "row_groups", x.size(0), ScalarType::Long);
+      col_groups =
+          col_groups_.has_value() ? vector(*col_groups_, "col_groups", y.size(0), ScalarType::Long) : row_groups;
+      pairs.row_groups = static_cast<const int64_t*>(row_groups->const_data_ptr());
+      pairs.col_groups = static_cast<const int64_t*>(col_groups->const_data_ptr());
+    }
     pairs.n = x.size(0);
     pairs.m = y.size(0);
     pairs.d = x.size(1);
@@ -79,12 +89,16 @@ struct Operands {
 
   void check_beside_x(const Tensor& tensor, const char* name, ScalarType type) const {
     check_beside_x(tensor, name);
-    STD_TORCH_CHECK(tensor.scalar_type() == type, "pairwise_lse: ", name, " must have the accumulation dtype");
+    STD_TORCH_CHECK(tensor.scalar_type() == type, "pairwise_lse: ", name, " has the wrong dtype");
   }
 
   // `tensor` as `size` contiguous numbers of the accumulation dtype.
   Tensor vector(const Tensor& tensor, const char* name, int64_t size) const {
-    check_beside_x(tensor, name, accumulation);
+    return vector(tensor, name, size, accumulation);
+  }
+
+  Tensor vector(const Tensor& tensor, const char* name, int64_t size, ScalarType type) const {
+    check_beside_x(tensor, name, type);
     STD_TORCH_CHECK(tensor.numel() == size, "pairwise_lse: ", name, " must have ", size, " elements");
     return torch::stable::contiguous(tensor);
   }
@@ -112,9 +126,10 @@ void check_launch(cudaError_t error, const char* what) {
 }
 
 std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor scale, std::optional<Tensor> bias,
+                                   std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                    std::string score, bool exclude_diagonal, bool columns) {
   const auto guard = guard_device(x);
-  const Operands operands(x, y, scale, bias, score, exclude_diagonal);
+  const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   Tensor row_lse = new_tensor(x, {operands.pairs.n}, operands.accumulation);
   Tensor col_lse = new_tensor(x, {columns ? operands.pairs.m : 0}, operands.accumulation);
   mi::PairwiseLseForward args;
@@ -129,11 +144,12 @@ std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor sca
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_row, std::optional<Tensor> grad_col,
                                                     Tensor row_lse, Tensor col_lse, Tensor x, std::optional<Tensor> y,
-                                                    Tensor scale, std::optional<Tensor> bias, std::string score,
-                                                    bool exclude_diagonal, bool need_x, bool need_y, bool need_scale,
-                                                    bool need_bias) {
+                                                    Tensor scale, std::optional<Tensor> bias,
+                                                    std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
+                                                    std::string score, bool exclude_diagonal, bool need_x, bool need_y,
+                                                    bool need_scale, bool need_bias) {
   const auto guard = guard_device(x);
-  const Operands operands(x, y, scale, bias, score, exclude_diagonal);
+  const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   const mi::PairwiseScores& pairs = operands.pairs;
   const bool want_y = need_y && y.has_value();
 

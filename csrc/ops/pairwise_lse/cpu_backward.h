@@ -92,7 +92,7 @@ class Gradient {
       for (int64_t j = 0; j < width; ++j) tile_mass[j] = T(0);
     for (int64_t i = 0; i < rows.size(); ++i) {
       T* row = tile + i * ld;
-      const int64_t point = rows.begin + i, own = point - cols.begin;
+      const int64_t point = rows.begin + i;
       RowSums<T> sums;
       const auto gradient = [&](int64_t from, int64_t to) {
         const auto call = [&](auto by_rows, auto by_cols, auto mass) {
@@ -109,13 +109,7 @@ class Gradient {
         else
           mass ? call(No{}, Yes{}, Yes{}) : call(No{}, Yes{}, No{});
       };
-      if (pairs_.exclude_diagonal && own >= 0 && own < width) {
-        gradient(0, own);
-        gradient(own + 1, width);
-        row[own] = T(0);
-      } else {
-        gradient(0, width);
-      }
+      pairs_.split(point, cols, gradient, [&](int64_t j) { row[j] = T(0); });
       row_mass_[point] += static_cast<double>(sums.mass);
       moment_[thread] += static_cast<double>(sums.moment);
     }

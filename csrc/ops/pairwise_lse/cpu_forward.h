@@ -93,15 +93,12 @@ void forward(const PairwiseLseForward& args, const CpuRuntime& runtime) {
         return columns ? to_logits<true>(row + from, bias + from, pairs.scale, to - from, column_max + from)
                        : to_logits<false>(row + from, bias + from, pairs.scale, to - from, column_max);
       };
-      const int64_t own = rows.begin + i - cols.begin;
-      T highest;
-      if (pairs.exclude_diagonal && own >= 0 && own < width) {
-        const T left = logits(0, own), right = logits(own + 1, width);
-        row[own] = -infinity<T>();
-        highest = left > right ? left : right;
-      } else {
-        highest = logits(0, width);
-      }
+      T highest = -infinity<T>();
+      const auto keep = [&](int64_t from, int64_t to) {
+        const T found = logits(from, to);
+        highest = found > highest ? found : highest;
+      };
+      pairs.split(rows.begin + i, cols, keep, [&](int64_t j) { row[j] = -infinity<T>(); });
       const T shift = row_state.raise(rows.begin + i, highest);
       row_state.add(rows.begin + i, sum_exp(row, shift, width));
     }

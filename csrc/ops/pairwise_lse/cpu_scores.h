@@ -32,6 +32,8 @@ class Pairs {
         d(args.d),
         x(static_cast<const T*>(args.x)),
         y(static_cast<const T*>(args.columns())),
+        row_groups(args.row_groups),
+        col_groups(args.col_groups),
         scale(*static_cast<const T*>(args.scale)),
         exclude_diagonal(args.exclude_diagonal),
         self(args.self()),
@@ -50,11 +52,32 @@ class Pairs {
   const int64_t n, m, d;
   const T* x;
   const T* y;
+  const int64_t* row_groups;
+  const int64_t* col_groups;
   const T scale;
   const T* bias;
   const T* norm_x = nullptr;
   const T* norm_y = nullptr;
   const bool exclude_diagonal, self, squared, direct;
+
+  // Calls keep(from, to) for the runs of a row's pairs that count, drop(j) for the others.
+  template <class Keep, class Drop>
+  MI_INLINE void split(int64_t point, Range cols, const Keep& keep, const Drop& drop) const {
+    const int64_t own = exclude_diagonal ? point - cols.begin : -1;
+    int64_t from = 0;
+    const auto leave_out = [&](int64_t j) {
+      keep(from, j);
+      drop(j);
+      from = j + 1;
+    };
+    if (row_groups != nullptr) {
+      for (int64_t j = 0; j < cols.size(); ++j)
+        if (j == own || row_groups[point] == col_groups[cols.begin + j]) leave_out(j);
+    } else if (own >= 0 && own < cols.size()) {
+      leave_out(own);
+    }
+    keep(from, cols.size());
+  }
 
   // The scores score(x_i, y_j) of a tile, row stride ld. Squared distances come with their sign: -|x - y|^2.
   void scores(Range rows, Range cols, T* tile, int64_t ld, T* columns_of_y) const {

@@ -91,8 +91,8 @@ auto dispatch(DType dtype, Score score, const F& f) {
 }
 
 bool valid(const PairwiseScores& pairs) {
-  return pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 && pairs.d >= 1 &&
-         (!pairs.self() || pairs.m == pairs.n);
+  return pairs.row_groups == nullptr && pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 &&
+         pairs.d >= 1 && (!pairs.self() || pairs.m == pairs.n);
 }
 
 unsigned blocks_for(int64_t size) { return static_cast<unsigned>(ceil_div(size, kThreads)); }
