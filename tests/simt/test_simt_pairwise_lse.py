@@ -14,11 +14,12 @@ CODES = {name: code for code, name in enumerate(DTYPES)}
 SCORES = {"dot": 0, "sqeuclidean": 1}
 # Around every buffer that the kernels see. It must survive, and what is read from it (NaN) shows in the results.
 GUARD = 64
+NO_GROUP = -999
 
 
 class Pairs(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "y", "scale", "bias")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "scale", "bias", "row_groups", "col_groups")),
         *((name, ctypes.c_int64) for name in ("n", "m", "d")),
         ("score", ctypes.c_int32),
         ("exclude_diagonal", ctypes.c_bool),
@@ -37,11 +38,12 @@ class Backward(ctypes.Structure):
 
 
 class Buffer:
-    """Memory for a kernel, all NaN at first, with a guard on both sides."""
+    """Memory for a kernel, all NaN (a group that no point has) at first, with a guard on both sides."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.size = int(np.prod(shape))
-        self.memory = torch.full((self.size + 2 * GUARD,), torch.nan, dtype=dtype)
+        poison = torch.nan if dtype.is_floating_point else NO_GROUP
+        self.memory = torch.full((self.size + 2 * GUARD,), poison, dtype=dtype)
         self.tensor = self.memory[GUARD : GUARD + self.size].view(shape)
 
     @property
@@ -49,8 +51,9 @@ class Buffer:
         return self.tensor.data_ptr()
 
     def check(self, name: str) -> None:
-        assert self.memory[:GUARD].isnan().all(), f"{name}: written before its start"
-        assert self.memory[GUARD + self.size :].isnan().all(), f"{name}: written past its end"
+        intact = self.memory.isnan() if self.memory.is_floating_point() else self.memory == NO_GROUP
+        assert intact[:GUARD].all(), f"{name}: written before its start"
+        assert intact[GUARD + self.size :].all(), f"{name}: written past its end"
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Problem:
     score: str = "dot"
     scale: float = 0.7
     bias: torch.Tensor | None = None
+    row_groups: torch.Tensor | None = None
+    col_groups: torch.Tensor | None = None
     exclude_diagonal: bool = False
     rows: bool = True
     columns: bool = True
@@ -131,7 +136,11 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
     y = None if problem.self_mode else give("y", problem.y)
     scale = give("scale", torch.tensor([problem.scale], dtype=acc))
     bias = give("bias", problem.bias)
-    pairs = Pairs(x, y, scale, bias, problem.n, problem.m, problem.d, SCORES[problem.score], problem.exclude_diagonal)
+    row_groups = give("row_groups", problem.row_groups)
+    col_groups = row_groups if problem.self_mode else give("col_groups", problem.col_groups)
+    sizes = (problem.n, problem.m, problem.d)
+    options = (SCORES[problem.score], problem.exclude_diagonal)
+    pairs = Pairs(x, y, scale, bias, row_groups, col_groups, *sizes, *options)
 
     forward = Forward(pairs, take("row_lse", (problem.n,), acc))
     if problem.columns:
@@ -174,6 +183,9 @@ def evaluate(problem: Problem, dtype: torch.dtype) -> Evaluation:
         s = s + problem.bias.to(dtype)
     if problem.exclude_diagonal:
         s = s.masked_fill(torch.eye(problem.n, problem.m, dtype=torch.bool), -torch.inf)
+    if problem.row_groups is not None:
+        col_groups = problem.row_groups if problem.self_mode else problem.col_groups
+        s = s.masked_fill(problem.row_groups[:, None] == col_groups, -torch.inf)
     row_lse, col_lse = s.logsumexp(1), s.logsumexp(0)
     weights = torch.zeros_like(s)
     if problem.grad_row is not None:
@@ -337,6 +349,63 @@ def test_rows_and_columns_without_a_finite_score(kernels: ctypes.CDLL) -> None:
     assert (results["dx"] == 0).all()
 
 
+def groups_for(n: int, count: int, seed: int) -> torch.Tensor:
+    """Some of them far beyond 32 bits, where their low halves are equal."""
+    return torch.randint(count, (n,), generator=torch.Generator().manual_seed(seed)) << 40
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (31, 65), (129, 77), (77, 200)])
+def test_groups(kernels: ctypes.CDLL, n: int, m: int, dtype: str, score: str) -> None:
+    groups = {"row_groups": groups_for(n, 4, 1), "col_groups": groups_for(m, 5, 2)}
+    check(kernels, Problem(n, m, 17, dtype, score, bias=bias_for(m), exclude_diagonal=True, **groups))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "count"), [(3, 2), (65, 3), (131, 100)])
+def test_groups_of_points_paired_with_themselves(
+    kernels: ctypes.CDLL, n: int, count: int, dtype: str, score: str
+) -> None:
+    check(kernels, Problem(n, n, 9, dtype, score, row_groups=groups_for(n, count, 1), self_mode=True))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(True, False), (False, True)])
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_groups_in_one_direction(kernels: ctypes.CDLL, rows: bool, columns: bool, self_mode: bool) -> None:
+    groups = {"row_groups": groups_for(70, 4, 1), "col_groups": None if self_mode else groups_for(70, 4, 2)}
+    check(kernels, Problem(70, 70, 5, rows=rows, columns=columns, self_mode=self_mode, **groups))
+
+
+@pytest.mark.parametrize("self_mode", [False, True])
+def test_groups_of_one_each_are_the_excluded_diagonal(kernels: ctypes.CDLL, self_mode: bool) -> None:
+    """To the bit: the same pairs are left out, and nothing else changes."""
+    own = torch.arange(131)
+    groups = {"row_groups": own, "col_groups": None if self_mode else own}
+    by_groups = run(kernels, Problem(131, 131, 9, self_mode=self_mode, **groups))
+    by_diagonal = run(kernels, Problem(131, 131, 9, self_mode=self_mode, exclude_diagonal=True))
+    for name, value in by_diagonal.items():
+        assert torch.equal(by_groups[name], value), name
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_row_and_a_column_wholly_left_out_by_their_groups(kernels: ctypes.CDLL, score: str) -> None:
+    rows, cols = torch.zeros(70, dtype=torch.int64), torch.ones(131, dtype=torch.int64)
+    problem = Problem(70, 131, 5, score=score, row_groups=rows, col_groups=cols)
+    rows[66] = 1  # that row meets no column but those of its own group
+    results = check(kernels, problem)
+    assert (results["row_lse"] == -torch.inf).nonzero().tolist() == [[66]]
+    assert (results["dx"][66] == 0).all()
+
+    everything = Problem(70, 131, 5, score=score, row_groups=rows * 0, col_groups=cols * 0)
+    results = check(kernels, everything)
+    assert (results["row_lse"] == -torch.inf).all()
+    assert (results["col_lse"] == -torch.inf).all()
+    for name in ("dx", "dy", "dscale", "dbias"):
+        assert (results[name] == 0).all(), name
+
+
 def test_a_nan_is_not_lost(kernels: ctypes.CDLL) -> None:
     problem = Problem(5, 70, 4)
     problem.y[3, 2] = torch.nan
@@ -398,7 +467,8 @@ def test_same_bits_again_and_in_any_order_of_threads(kernels: ctypes.CDLL, dtype
 
 
 def test_invalid_calls_are_refused(kernels: ctypes.CDLL) -> None:
-    forward = Forward(Pairs(1, 1, 1, None, 0, 3, 4), 1)
-    assert kernels.forward(CODES["f32"], ctypes.byref(forward), ctypes.c_void_p(1)) == 1
-    backward = Backward(Pairs(1, 1, 1, None, 3, 3, 4), grad_row=1)
+    for pairs in (Pairs(1, 1, 1, None, None, None, 0, 3, 4), Pairs(1, 1, 1, None, 1, None, 3, 3, 4)):
+        forward = Forward(pairs, 1)
+        assert kernels.forward(CODES["f32"], ctypes.byref(forward), ctypes.c_void_p(1)) == 1
+    backward = Backward(Pairs(1, 1, 1, None, None, None, 3, 3, 4), grad_row=1)
     assert kernels.backward(CODES["f32"], ctypes.byref(backward), ctypes.c_void_p(1)) == 1

@@ -91,8 +91,8 @@ auto dispatch(DType dtype, Score score, const F& f) {
 }
 
 bool valid(const PairwiseScores& pairs) {
-  return pairs.row_groups == nullptr && pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 &&
-         pairs.d >= 1 && (!pairs.self() || pairs.m == pairs.n);
+  return pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 && pairs.d >= 1 &&
+         (!pairs.self() || pairs.m == pairs.n) && (pairs.row_groups == nullptr) == (pairs.col_groups == nullptr);
 }
 
 unsigned blocks_for(int64_t size) { return static_cast<unsigned>(ceil_div(size, kThreads)); }
@@ -120,6 +120,8 @@ LsePass<T> lse_pass(const PairwiseLseForward& args, const LseGrid& grid, Workspa
   p.y = static_cast<const T*>(pairs.columns());
   p.scale = static_cast<const A*>(pairs.scale);
   p.bias = static_cast<const A*>(pairs.bias);
+  p.row_groups = pairs.row_groups;
+  p.col_groups = pairs.col_groups;
   p.n = pairs.n;
   p.m = pairs.m;
   p.d = pairs.d;
@@ -206,6 +208,8 @@ GradPass<T> grad_pass(const PairwiseLseBackward& args, const PassRequest& reques
   p.own = request.as_row ? x : y;
   p.other = request.as_row ? y : x;
   p.scale = static_cast<const A*>(pairs.scale);
+  p.own_groups = request.as_row ? pairs.row_groups : pairs.col_groups;
+  p.other_groups = request.as_row ? pairs.col_groups : pairs.row_groups;
   p.n_own = request.as_row ? pairs.n : pairs.m;
   p.n_other = request.as_row ? pairs.m : pairs.n;
   p.d = pairs.d;

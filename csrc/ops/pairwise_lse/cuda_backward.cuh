@@ -24,6 +24,8 @@ struct GradPass {
   const T* own;
   const T* other;
   const A* scale;
+  const int64_t* own_groups;  // both or neither null
+  const int64_t* other_groups;
   int64_t n_own, n_other, d;
   bool exclude_diagonal;
   bool as_row, as_col;  // the roles that `own` takes
@@ -135,6 +137,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(Gra
     own_as_row = role_point(p.row.own_grad, p.row.own_lse, p.row.own_bias, own);
     own_as_col = role_point(p.col.own_grad, p.col.own_lse, p.col.own_bias, own);
   }
+  const int64_t own_group = p.own_groups != nullptr && own < p.n_own ? p.own_groups[own] : 0;
   A bias_sum = A(0);
   double scale_sum = 0;
 
@@ -155,7 +158,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(Gra
       const int64_t other = other0 + c;
       const A score = pairs(c, row);
       A row_weight = A(0), col_weight = A(0);
-      if (own < p.n_own && other < p.n_other && !(p.exclude_diagonal && own == other)) {
+      if (own < p.n_own && other < p.n_other && !(p.exclude_diagonal && own == other) &&
+          (p.own_groups == nullptr || own_group != p.other_groups[other])) {
         if (p.as_row) {
           const RolePoint<A> point = role_point(p.row.other_grad, p.row.other_lse, p.row.other_bias, other);
           row_weight = pair_weight(own_as_row, point, scale, score);

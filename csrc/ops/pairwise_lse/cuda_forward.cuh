@@ -13,7 +13,9 @@ struct LsePass {
   const T* x;
   const T* y;
   const A* scale;
-  const A* bias;  // or null
+  const A* bias;              // or null
+  const int64_t* row_groups;  // both or neither null
+  const int64_t* col_groups;
   int64_t n, m, d;
   bool exclude_diagonal;
   LseState<A>* row_parts;  // [splits * kRowParts, n]
@@ -55,6 +57,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(Ls
           const int64_t i = row0 + first_row + r;
           const bool excluded = i >= p.n || j >= p.m || (p.exclude_diagonal && i == j);
           pairs(first_col + c, first_row + r) = excluded ? -infinity<A>() : fma(scale, q[r][c], bias);
+        }
+      }
+      if (p.row_groups != nullptr) {  // apart from the loop above: without groups, one branch for all pairs
+#pragma unroll 1
+        for (int c = 0; c < C && col0 + first_col + c < p.m; ++c) {
+          const int64_t group = p.col_groups[col0 + first_col + c];
+#pragma unroll
+          for (int r = 0; r < R; ++r) {
+            const int64_t i = row0 + first_row + r;
+            if (i < p.n && p.row_groups[i] == group) pairs(first_col + c, first_row + r) = -infinity<A>();
+          }
         }
       }
       __syncthreads();
