@@ -1,0 +1,127 @@
+"""A queue of past keys, which serve as negatives without a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mi_estimators import _checks
+from mi_estimators.distributed import gather_with_gradient
+
+
+class MemoryBank(nn.Module):
+    r"""The last ``size`` keys, first in first out: the queue of MoCo.
+
+    Buffers hold the entries and the place of the oldest, so that they are part of checkpoints and move with ``.to``;
+    they also follow the keys to their device. Until ``size`` keys have come in, the rest are random directions, as in
+    MoCo and lightly: the number of negatives, and with it the scale of the loss, is the same from the first step on,
+    and no shape changes. Such directions are nearly orthogonal to everything, and are gone after ``size`` keys.
+
+    Args:
+        size: number of entries.
+        dim: width of a key. ``None`` takes it from the first keys; until then a checkpoint holds no entries.
+        normalize: scale keys to unit length as they come in.
+        gather_distributed: take in the keys of all ranks, in rank order, so that all hold the same entries once the
+            random ones are gone. Otherwise each rank holds its own.
+
+    Shape:
+        - ``entries``: :math:`(\text{size}, \text{dim})`, float32, or float64 where ``dim`` is taken from float64 keys.
+
+    Raises:
+        TypeError, ValueError: ``size`` or ``dim`` not integers > 0.
+
+    Source: He et al. (2020), arXiv 1911.05722, algorithm 1; Wu et al. (2018), arXiv 1805.01978, for the memory bank.
+    """
+
+    entries: Tensor
+    position: Tensor
+
+    def __init__(
+        self, size: int, dim: int | None = None, *, normalize: bool = True, gather_distributed: bool = False
+    ) -> None:
+        super().__init__()
+        for name, value in (("size", size), ("dim", 1 if dim is None else dim)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: want an integer, got {_checks.describe(value)}")
+            if value < 1:
+                raise ValueError(f"{name}: want an integer > 0, got {value}")
+        self.size = size
+        self.normalize = normalize
+        self.gather_distributed = gather_distributed
+        self.register_buffer("entries", torch.empty(size, 0) if dim is None else _directions(size, dim))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, keys: Tensor, *, update: bool = True) -> Tensor:
+        r"""The entries from before these keys, which are then taken in.
+
+        Args:
+            keys: of the present batch.
+            update: whether to take them in.
+
+        Shape:
+            - keys: :math:`(N, \text{dim})`; Output: :math:`(\text{size}, \text{dim})`, a copy without a gradient, in
+              the dtype of ``keys``.
+
+        Raises:
+            TypeError, ValueError: as :meth:`update`.
+        """
+        self._follow(keys)
+        # A copy: the entries change before the backward reads them.
+        negatives = self.entries.to(keys.dtype, copy=True)
+        if update:
+            self.update(keys)
+        return negatives
+
+    @torch.no_grad()
+    def update(self, keys: Tensor) -> None:
+        r"""Put keys in the place of the oldest entries; of more than ``size`` keys, the last ones.
+
+        Shape:
+            - keys: :math:`(N, \text{dim})`.
+
+        Raises:
+            TypeError, ValueError: not a floating-point matrix of the width of the entries; NaN or infinite values; with
+                ``gather_distributed``, a number of keys that differs between ranks.
+        """
+        self._follow(keys)
+        _checks.finite("keys", keys)
+        if self.gather_distributed:
+            keys = gather_with_gradient(keys)
+        keys = keys.to(self.entries.dtype)
+        if self.normalize:
+            keys = F.normalize(keys, dim=1)
+        keys = keys[-self.size :]
+        places = (self.position + torch.arange(keys.shape[0], device=keys.device)) % self.size
+        self.entries.index_copy_(0, places, keys)
+        self.position.copy_((self.position + keys.shape[0]) % self.size)
+
+    def _follow(self, keys: Tensor) -> None:
+        """Take width and device from the keys where they are not set, or differ."""
+        _checks.floating("keys", keys)
+        if self.entries.shape[1] == 0:
+            wide = torch.promote_types(self.entries.dtype, keys.dtype)  # half keys need no wider entries than float32
+            self.entries = _directions(self.size, keys.shape[1]).to(wide)
+        if keys.shape[1] != self.entries.shape[1]:
+            raise ValueError(f"keys: want rows of width {self.entries.shape[1]}, got {_checks.describe(keys)}")
+        if self.entries.device != keys.device:
+            self.to(keys.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}entries")
+        if saved is not None and self.entries.shape[1] == 0 and saved.shape[0] == self.size:
+            self.entries = self.entries.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``repr``."""
+        return (
+            f"size={self.size}, dim={self.entries.shape[1] or None}, normalize={self.normalize}, "
+            f"gather_distributed={self.gather_distributed}"
+        )
+
+
+def _directions(size: int, dim: int) -> Tensor:
+    return F.normalize(torch.randn(size, dim), dim=1)
