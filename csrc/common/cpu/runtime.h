@@ -15,6 +15,10 @@ struct CpuRuntime {
   // Calls body(context, task) once for each task in [0, tasks), in parallel, and returns when all are done.
   void (*parallel)(int64_t tasks, void (*body)(void*, int64_t), void* context);
   int64_t threads;
+  // At least `bytes` of memory, zero pages or not, aligned for vectors; null when there is none to have. The host keeps
+  // what it lends: fresh pages for every call would cost as much as the arithmetic they save.
+  void* (*borrow)(int64_t bytes);
+  void (*give_back)(void* memory);
 };
 
 }  // namespace mi

@@ -1,0 +1,420 @@
+// The sweeps over the pairs: exponentials and their sums, loss and weights, products; and the regime for each problem.
+#pragma once
+
+#include "common/cpu/triangle_walk.h"
+#include "ops/info_nce/cpu_tiles.h"
+#include "ops/info_nce/kernel.h"
+#include "ops/pairwise_lse/cpu_backward.h"
+#include "ops/pairwise_lse/cpu_forward.h"
+
+namespace mi {
+namespace MI_SIMD_LEVEL {
+
+constexpr int64_t kHeldBytes = int64_t{64} << 20;  // exponentials kept from the forward sweep
+constexpr int64_t kRowsAtOnce = 32;                // points a thread should have before it is worth waking
+constexpr double kSafe = 60, kTry = 200, kHighest = 70;
+constexpr double kSmallestNorm = 1e-12;  // as torch.nn.functional.normalize
+
+template <class F>
+void over_rows(const CpuRuntime& runtime, int64_t n, const F& body) {
+  const int64_t tasks = max_of(1, min_of(runtime.threads, n / kRowsAtOnce));
+  parallel(runtime, tasks, [&](int64_t task) { body(task, chunk(n, tasks, task)); });
+}
+
+// Memory lent by the host for one call.
+class Loan {
+ public:
+  Loan(const CpuRuntime& runtime, int64_t bytes)
+      : runtime_(runtime), data_(bytes > 0 ? runtime.borrow(bytes) : nullptr) {}
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  ~Loan() {
+    if (data_ != nullptr) runtime_.give_back(data_);
+  }
+  void* get() const { return data_; }
+
+ private:
+  const CpuRuntime& runtime_;
+  void* data_;
+};
+
+// sum_k a_k b_k in double.
+template <class T>
+MI_INLINE double dot(const T* a, const T* b, int64_t d) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(a[k]) * static_cast<double>(b[k]);
+  return sum;
+}
+
+template <class T>
+class Sweep {
+ public:
+  Sweep(const InfoNce& args, const CpuRuntime& runtime)
+      : args_(args),
+        runtime_(runtime),
+        n_(args.n),
+        d_(args.d),
+        scale_(*static_cast<const T*>(args.scale)),
+        logit_(scale_ * exp_unit<T>()),
+        weights_(static_cast<const T*>(args.weights)),
+        two_sided_(args.both || args.symmetric),
+        gradients_(args.dx != nullptr || args.dy != nullptr || args.dscale != nullptr),
+        // The temperature's gradient comes out of one side's; both sides as candidates are differentiated as one set.
+        want_x_(args.dx != nullptr || (gradients_ && (args.both || args.dy == nullptr))),
+        want_y_(args.dy != nullptr || (gradients_ && args.both)),
+        copied_(args.both || args.normalize),
+        points_(copied_ ? 2 * n_ * d_ : 0),
+        own_gradient_(args.both && gradients_         ? 2 * n_ * d_
+                      : want_x_ && args.dx == nullptr ? n_ * d_
+                                                      : 0),
+        inverse_norm_(args.normalize ? 2 * n_ : 0),
+        positive_(n_),
+        slope_(n_),
+        factors_(gradients_ ? 2 * n_ : 0) {
+    dx_ = args.both || args.dx == nullptr ? own_gradient_.get() : static_cast<T*>(args.dx);
+    dy_ = args.both ? own_gradient_.get() + n_ * d_ : static_cast<T*>(args.dy);
+  }
+
+  void run() {
+    prepare();
+    if (!(bound_ <= kTry) || !swept()) shifted();
+    finish();
+  }
+
+ private:
+  // ------------------------------------------------------------------------------------------ points and positives
+
+  // Points of unit length if asked for, their positives, and a bound on every score.
+  void prepare() {
+    const T* x = static_cast<const T*>(args_.x);
+    const T* y = static_cast<const T*>(args_.y);
+    px_ = copied_ ? points_.get() : x;
+    py_ = copied_ ? points_.get() + n_ * d_ : y;
+    Buffer<double> longest(2 * runtime_.threads);
+    longest.fill(2 * runtime_.threads, 0.0);
+    over_rows(runtime_, n_, [&](int64_t part, Range rows) {
+      double* local = longest.get() + 2 * part;
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        raise(local[0], prepared(x, i, 0));
+        raise(local[1], prepared(y, i, n_));
+        positive_[i] = static_cast<double>(scale_) * dot(px_ + i * d_, py_ + i * d_, d_);
+      }
+    });
+    double x_norm = 0, y_norm = 0;
+    for (int64_t part = 0; part < runtime_.threads; ++part) {
+      raise(x_norm, longest[2 * part]);
+      raise(y_norm, longest[2 * part + 1]);
+    }
+    if (args_.both) {
+      raise(x_norm, y_norm);
+      y_norm = x_norm;
+    }
+    bound_ = __builtin_fabs(static_cast<double>(scale_)) * x_norm * y_norm;
+  }
+
+  // A NaN is the largest of all, so that the bound tells of it.
+  static void raise(double& largest, double value) {
+    if (!(value <= largest)) largest = value;
+  }
+
+  // Prepares point i of a side and returns its length.
+  double prepared(const T* side, int64_t i, int64_t offset) {
+    const T* from = side + i * d_;
+    const double norm = __builtin_sqrt(dot(from, from, d_));
+    if (!copied_) return norm;
+    T* to = points_.get() + (offset + i) * d_;
+    if (!args_.normalize) {
+      for (int64_t k = 0; k < d_; ++k) to[k] = from[k];
+      return norm;
+    }
+    const double inverse = 1 / (norm > kSmallestNorm ? norm : norm == norm ? kSmallestNorm : norm);
+    inverse_norm_[offset + i] = inverse;
+    const T factor = static_cast<T>(inverse);
+    for (int64_t k = 0; k < d_; ++k) to[k] = from[k] * factor;
+    return norm * inverse;
+  }
+
+  // ------------------------------------------------------------------------------------------------------- a sweep
+
+  // Loss and gradients by exponentials without a shift. False: some sum left the range in which that is exact.
+  bool swept() {
+    const int64_t m = args_.both ? 2 * n_ : n_;
+    slope_.fill(n_, 0.0);
+    loss_ = 0;
+
+    const int64_t row_bytes = m * static_cast<int64_t>(sizeof(T));
+    const int64_t all = m * row_bytes, limit = args_.both ? 2 * kHeldBytes : kHeldBytes;  // of a triangle half is used
+    int64_t held = !gradients_ ? 0 : all <= limit ? m : kHeldBytes / row_bytes;
+    const bool strips = gradients_ && !two_sided_ && held < n_ && held >= runtime_.threads * kMinChunk;
+    const Loan loan(runtime_, held * row_bytes);
+    held_ = static_cast<T*>(loan.get());
+    held_rows_ = held_ == nullptr ? 0 : held;
+
+    if (args_.both) return swept_triangle();
+    Buffer<double> sums(2 * n_);
+    sums.fill(2 * n_, 0.0);
+    const int64_t count = strips ? ceil_div(n_, held) : 1;
+    for (int64_t strip = 0; strip < count; ++strip)
+      if (!swept_strip(chunk(n_, count, strip), strip == 0, sums.get(), sums.get() + n_)) return false;
+    return true;
+  }
+
+  bool swept_strip(Range strip, bool first_strip, double* row_sums, double* col_sums) {
+    const Walk walk(strip.size(), n_, two_sided_ || want_y_, runtime_);
+    const int64_t scratch = walk.tile_rows * walk.tile_cols + walk.tile_cols;
+    const auto placed = [&](Range rows) { return Range{rows.begin + strip.begin, rows.end + strip.begin}; };
+    walk.run(runtime_, [&](int64_t, Range inner, Range cols, bool, bool) {
+      const Scratch<T> memory(scratch);
+      const Range rows = placed(inner);
+      const Tile tile = place(inner, cols, n_, memory.get());
+      logits(rows, cols, px_, py_, tile);
+      exclude(rows, cols, tile);
+      T* columns = memory.get() + walk.tile_rows * walk.tile_cols;
+      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, row_sums, col_sums, columns)
+                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, row_sums, col_sums, columns);
+    });
+    if (!close(row_sums, strip, factors_.get())) return false;
+    if (two_sided_ && !close(col_sums, Range{0, n_}, factors_.get() + n_)) return false;
+    if (!gradients_) return true;
+    walk.run(runtime_, [&](int64_t, Range inner, Range cols, bool first_cols, bool first_rows) {
+      const Scratch<T> memory(scratch);
+      const Range rows = placed(inner);
+      const Tile tile = place(inner, cols, n_, memory.get());
+      weigh(rows, cols, px_, py_, tile);
+      if (want_x_) product_by_rows(rows, cols, tile, py_, dx_, first_cols);
+      if (want_y_) product_by_columns(rows, cols, tile, px_, dy_, first_rows && first_strip);
+    });
+    return true;
+  }
+
+  // Both sides as one set z of 2 n points, in which point i and point i + n are partners.
+  bool swept_triangle() {
+    const int64_t m = 2 * n_;
+    const TriangleWalk walk(m, runtime_);
+    const int64_t tile_size = walk.tile_rows * max_of(walk.tile_rows, walk.tile_cols);
+    const int64_t scratch = tile_size + walk.tile_cols;
+    for (int64_t k = 0; gradients_ && k < m * d_; ++k) dx_[k] = T(0);
+    Buffer<double> sums(m);
+    sums.fill(m, 0.0);
+    walk.run(runtime_, [&](Range rows, Range cols, bool diagonal) {
+      const Scratch<T> memory(scratch);
+      T* columns = memory.get() + tile_size;
+      const Tile tile = place(rows, cols, m, memory.get());
+      logits(rows, cols, px_, px_, tile);
+      exclude(rows, cols, tile);
+      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, sums.get(), sums.get(), columns)
+               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, sums.get(), sums.get(), columns);
+    });
+    if (!close(sums.get(), Range{0, n_}, factors_.get())) return false;
+    if (!close(sums.get() + n_, Range{0, n_}, factors_.get() + n_)) return false;
+    if (!gradients_) return true;
+    walk.run(runtime_, [&](Range rows, Range cols, bool diagonal) {
+      const Scratch<T> memory(scratch);
+      const Tile tile = place(rows, cols, m, memory.get());
+      weigh(rows, cols, px_, px_, tile);
+      product_by_rows(rows, cols, tile, px_, dx_, false);
+      if (!diagonal) product_by_columns(rows, cols, tile, px_, dx_, false);
+    });
+    return true;
+  }
+
+  struct Tile {
+    T* data;
+    int64_t ld;
+    bool held;
+  };
+
+  // Where the tile lives between the sweeps, or the scratch memory. Held tiles lie one after another: a block of h rows
+  // takes h m elements, of which the tile that starts at column j takes those from h j on.
+  Tile place(Range rows, Range cols, int64_t m, T* scratch) const {
+    const bool held = rows.end <= held_rows_;
+    return {held ? held_ + rows.begin * m + cols.begin * rows.size() : scratch, cols.size(), held};
+  }
+
+  void logits(Range rows, Range cols, const T* left, const T* right, const Tile& tile) const {
+    gemm(runtime_, false, true, rows.size(), cols.size(), d_, logit_, left + rows.begin * d_, d_,
+         right + cols.begin * d_, d_, T(0), tile.data, tile.ld);
+  }
+
+  // -inf for what is no negative: the anchor itself, its positive, and points of its group.
+  void exclude(Range rows, Range cols, const Tile& tile) const {
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      T* row = tile.data + (i - rows.begin) * tile.ld;
+      const auto drop = [&](int64_t j) {
+        if (j >= cols.begin && j < cols.end) row[j - cols.begin] = -infinity<T>();
+      };
+      drop(i);
+      if (args_.both) drop(i < n_ ? i + n_ : i - n_);
+      if (args_.groups == nullptr) continue;
+      const int64_t group = args_.groups[i < n_ ? i : i - n_];
+      // The columns of a tile of z may run from one side into the other.
+      const int64_t seam = min_of(max_of(n_, cols.begin), cols.end);
+      drop_group(row, group, args_.groups + cols.begin, seam - cols.begin);
+      if (args_.both) drop_group(row + (seam - cols.begin), group, args_.groups + (seam - n_), cols.end - seam);
+    }
+  }
+
+  static void drop_group(T* __restrict row, int64_t group, const int64_t* __restrict groups, int64_t width) {
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) row[j] = groups[j] == group ? -infinity<T>() : row[j];
+  }
+
+  void weigh(Range rows, Range cols, const T* left, const T* right, const Tile& tile) const {
+    const T* u = factors_.get();
+    const T* v = args_.both ? u : u + n_;
+    if (tile.held) {
+      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, u, v)
+                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, u, v);
+      return;
+    }
+    logits(rows, cols, left, right, tile);
+    exclude(rows, cols, tile);
+    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, u, v)
+               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, u, v);
+  }
+
+  void product_by_rows(Range rows, Range cols, const Tile& tile, const T* other, T* out, bool first) const {
+    gemm(runtime_, false, false, rows.size(), d_, cols.size(), scale_, tile.data, tile.ld, other + cols.begin * d_, d_,
+         first ? T(0) : T(1), out + rows.begin * d_, d_);
+  }
+
+  void product_by_columns(Range rows, Range cols, const Tile& tile, const T* other, T* out, bool first) const {
+    gemm(runtime_, true, false, cols.size(), d_, rows.size(), scale_, tile.data, tile.ld, other + rows.begin * d_, d_,
+         first ? T(0) : T(1), out + cols.begin * d_, d_);
+  }
+
+  // Losses of a range of anchors by their sums, and the factors of their weights. False: a sum is out of range.
+  bool close(const double* sums, Range anchors, T* factors) {
+    static const double lowest = __builtin_exp(-kSafe), highest = __builtin_exp(kHighest);
+    for (int64_t i = anchors.begin; i < anchors.end; ++i) {
+      const double sum = sums[i], positive = __builtin_exp(positive_[i]);
+      if (!(sum >= lowest && sum <= highest && positive <= 1e300)) return false;
+      const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
+      const double whole = args_.decoupled ? sum : sum + positive;
+      loss_ += f * (args_.decoupled ? __builtin_log(sum) - positive_[i] : __builtin_log1p(sum / positive));
+      slope_[i] += f * (sum / whole);
+      if (gradients_) factors[i] = static_cast<T>(f / whole);
+    }
+    return true;
+  }
+
+  // ------------------------------------------------------------------------------------------------------- shifted
+
+  // The same through the log-sum-exp with its running maximum: right at any scores, four products.
+  void shifted() {
+    const int64_t rows = args_.both ? 2 * n_ : n_;
+    Buffer<int64_t> partners(args_.both ? rows : 0);
+    PairwiseScores pairs;
+    pairs.x = px_;
+    pairs.y = args_.both ? nullptr : py_;
+    pairs.scale = args_.scale;
+    pairs.n = pairs.m = rows;
+    pairs.d = d_;
+    pairs.exclude_diagonal = true;
+    pairs.row_groups = pairs.col_groups = args_.groups;
+    if (args_.both) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t pair = i < n_ ? i : i - n_;
+        partners[i] = args_.groups == nullptr ? pair : args_.groups[pair];
+      }
+      pairs.row_groups = pairs.col_groups = partners.get();
+    }
+    const bool columns = args_.symmetric && !args_.both;
+    Buffer<T> row_lse(rows), col_lse(columns ? n_ : 0), row_slope(rows), col_slope(columns ? n_ : 0);
+    PairwiseLseForward ahead;
+    ahead.pairs = pairs;
+    ahead.row_lse = row_lse.get();
+    ahead.col_lse = columns ? col_lse.get() : nullptr;
+    forward<T>(ahead, runtime_);
+
+    loss_ = 0;
+    slope_.fill(n_, 0.0);
+    close_shifted(row_lse.get(), row_slope.get());
+    if (args_.both) close_shifted(row_lse.get() + n_, row_slope.get() + n_);
+    if (columns) close_shifted(col_lse.get(), col_slope.get());
+    if (!gradients_) return;
+    PairwiseLseBackward back;
+    back.pairs = pairs;
+    back.row_lse = row_lse.get();
+    back.grad_row = row_slope.get();
+    back.col_lse = columns ? col_lse.get() : nullptr;
+    back.grad_col = columns ? col_slope.get() : nullptr;
+    back.dx = want_x_ ? dx_ : nullptr;
+    back.dy = want_y_ && !args_.both ? dy_ : nullptr;
+    Gradient<T>(back, runtime_).run();
+  }
+
+  void close_shifted(const T* lse, T* slopes) {
+    for (int64_t i = 0; i < n_; ++i) {
+      const double gap = static_cast<double>(lse[i]) - positive_[i];
+      const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
+      const double tail = __builtin_exp(-__builtin_fabs(gap));  // NaN stays NaN
+      const double slope = args_.decoupled ? 1.0 : gap > 0 ? 1 / (1 + tail) : tail / (1 + tail);
+      loss_ += f * (args_.decoupled ? gap : (gap > 0 ? gap : 0.0) + __builtin_log1p(tail));
+      slopes[i] = static_cast<T>(f * slope);
+      slope_[i] += f * slope;
+    }
+  }
+
+  // ----------------------------------------------------------------------------------------------------- gradients
+
+  // The positives' part, the temperature's gradient, and the way back through the normalisation.
+  void finish() {
+    *static_cast<T*>(args_.loss) = static_cast<T>(loss_);
+    if (!gradients_) return;
+    Buffer<double> radial(n_);
+    over_rows(runtime_, n_, [&](int64_t, Range rows) {
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        const double by_x = want_x_ ? finish_row(i, px_, py_, 0, dx_, static_cast<T*>(args_.dx)) : 0;
+        const double by_y = want_y_ ? finish_row(i, py_, px_, n_, dy_, static_cast<T*>(args_.dy)) : 0;
+        radial[i] = args_.both ? (by_x + by_y) / 2 : want_x_ ? by_x : by_y;
+      }
+    });
+    if (args_.dscale == nullptr) return;
+    double total = 0;
+    for (int64_t i = 0; i < n_; ++i) total += radial[i];
+    *static_cast<T*>(args_.dscale) = static_cast<T>(total / static_cast<double>(scale_));
+  }
+
+  // The gradient of one point, to where it is wanted (out may be null). Returns p_i . dp_i.
+  double finish_row(int64_t i, const T* own, const T* partner, int64_t offset, T* gradient, T* out) {
+    const T positive = static_cast<T>(static_cast<double>(scale_) * slope_[i]);
+    T* g = gradient + i * d_;
+    const T* p = own + i * d_;
+    const T* q = partner + i * d_;
+    for (int64_t k = 0; k < d_; ++k) g[k] -= positive * q[k];
+    const double radial = dot(p, g, d_);
+    if (out == nullptr) return radial;
+    T* to = out + i * d_;
+    if (!args_.normalize) {
+      if (to != g)
+        for (int64_t k = 0; k < d_; ++k) to[k] = g[k];
+      return radial;
+    }
+    const double inverse = inverse_norm_[offset + i];
+    const T along = inverse < 1 / kSmallestNorm ? static_cast<T>(radial) : T(0), factor = static_cast<T>(inverse);
+    for (int64_t k = 0; k < d_; ++k) to[k] = (g[k] - along * p[k]) * factor;
+    return radial;
+  }
+
+  const InfoNce& args_;
+  const CpuRuntime& runtime_;
+  const int64_t n_, d_;
+  const T scale_, logit_;
+  const T* weights_;
+  const bool two_sided_, gradients_, want_x_, want_y_, copied_;
+  Buffer<T> points_, own_gradient_;
+  Buffer<double> inverse_norm_, positive_, slope_;
+  Buffer<T> factors_;  // u of the rows, then v of the columns
+  const T* px_ = nullptr;
+  const T* py_ = nullptr;
+  T* dx_;
+  T* dy_;
+  T* held_ = nullptr;
+  int64_t held_rows_ = 0;
+  double bound_ = 0, loss_ = 0;
+};
+
+}  // namespace MI_SIMD_LEVEL
+}  // namespace mi
