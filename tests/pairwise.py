@@ -14,6 +14,12 @@ def dense_scores(x: Tensor, y: Tensor, score: str) -> Tensor:
     return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
+def logsumexp(logits: Tensor, dim: int) -> Tensor:
+    """Torch's own, but for its gradient where no logit is finite: 0 instead of NaN."""
+    alive = (logits > -math.inf).any(dim, keepdim=True)
+    return torch.where(alive, logits, 0).logsumexp(dim).masked_fill(~alive.squeeze(dim), -math.inf)
+
+
 def dense_lse(
     x: Tensor,
     y: Tensor | None,
@@ -21,6 +27,8 @@ def dense_lse(
     bias: Tensor | None = None,
     score: str = "dot",
     exclude_diagonal: bool = False,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Row and column log-sum-exp of the full matrix of scores."""
     y = x if y is None else y
@@ -30,7 +38,10 @@ def dense_lse(
     if exclude_diagonal:
         eye = torch.arange(len(x))[:, None] == torch.arange(len(y))
         logits = logits.masked_fill(eye, -math.inf)
-    return torch.logsumexp(logits, 1), torch.logsumexp(logits, 0)
+    if row_groups is not None:
+        other = row_groups if col_groups is None else col_groups
+        logits = logits.masked_fill(row_groups[:, None] == other, -math.inf)
+    return logsumexp(logits, 1), logsumexp(logits, 0)
 
 
 def as_torch_users_write_it(

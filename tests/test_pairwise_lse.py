@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -19,6 +20,7 @@ from mi_estimators.ops.pairwise_lse import reference_backward, reference_forward
 
 OPERATOR = torch.ops.mi_estimators.pairwise_lse.default
 BACKWARD = torch.ops.mi_estimators.pairwise_lse_backward.default
+ROW_GROUPS, COL_GROUPS = torch.arange(3), torch.arange(4)
 
 
 def points(n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -69,6 +71,105 @@ def test_self_mode_has_both_roles_in_its_gradient(score, exclude, columns, n, d)
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
 
 
+def with_gradients(function, inputs, weights):
+    """Rows, columns, and the gradients for given incoming ones: those of results that are -inf count too."""
+    row, col = function(*inputs)
+    return row, col, *torch.autograd.grad((row, col), inputs, weights)
+
+
+GROUPED_SHAPES = [(7, 5, 3), (2, 2, 1), (33, 70, 20), (130, 257, 4), (300, 290, 40)]
+
+
+@pytest.mark.parametrize("score", ["dot", "sqeuclidean"])
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shape", GROUPED_SHAPES)
+def test_groups_match_the_dense_matrix(score, exclude, with_bias, shape):
+    n, m, d = shape
+    inputs = [points(n, d), points(m, d), torch.tensor(-0.4).double()]
+    inputs = [t.requires_grad_() for t in inputs + ([torch.randn(m).double()] if with_bias else [])]
+    weights = torch.randn(n).double(), torch.randn(m).double()
+    rows, cols = torch.randint(-2, 2, (n,)) << 40, torch.randint(-2, 3, (m,)) << 40  # equal in their lower 32 bits
+
+    def ours(x, y, scale, bias=None):
+        return pairwise_lse(
+            x,
+            y,
+            scale=scale,
+            bias=bias,
+            score=score,
+            row_groups=rows,
+            col_groups=cols,
+            exclude_diagonal=exclude,
+            columns=True,
+        )
+
+    def dense(x, y, scale, bias=None):
+        return dense_lse(x, y, scale, bias, score, exclude, rows, cols)
+
+    found, truth = with_gradients(ours, inputs, weights), with_gradients(dense, inputs, weights)
+    for got, want in zip(found, truth, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("score", ["dot", "sqeuclidean"])
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize(("n", "d", "count"), [(5, 2, 2), (70, 30, 4), (300, 3, 150)])
+def test_groups_in_self_mode_serve_both_sides(score, exclude, n, d, count):
+    x, scale = points(n, d).requires_grad_(), torch.tensor(0.3).double().requires_grad_()
+    weights = torch.randn(n).double(), torch.randn(n).double()
+    groups = torch.randint(count, (n,))
+
+    def ours(x, scale):
+        options = {"row_groups": groups, "exclude_diagonal": exclude, "columns": True}
+        return pairwise_lse(x, scale=scale, score=score, **options)
+
+    def dense(x, scale):
+        return dense_lse(x, None, scale, None, score, exclude, groups)
+
+    found, truth = with_gradients(ours, [x, scale], weights), with_gradients(dense, [x, scale], weights)
+    for got, want in zip(found, truth, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("score", ["dot", "sqeuclidean"])
+def test_rows_and_columns_wholly_left_out_by_their_groups(score):
+    x, y = points(6, 3).requires_grad_(), points(5, 3).requires_grad_()
+    scale, bias = torch.tensor(0.7).double().requires_grad_(), torch.randn(5).double().requires_grad_()
+    inputs, weights = [x, y, scale, bias], (torch.randn(6).double(), torch.randn(5).double())
+
+    def by_groups(rows, cols):
+        def lse(x, y, scale, bias):
+            options = {"row_groups": torch.tensor(rows), "col_groups": torch.tensor(cols), "columns": True}
+            return pairwise_lse(x, y, scale=scale, bias=bias, score=score, **options)
+
+        return lse
+
+    row, col, dx, dy, dscale, dbias = with_gradients(by_groups([1, 1, 2, 1, 1, 1], [2] * 5), inputs, weights)
+    kept = [0, 1, 3, 4, 5]
+    others = with_gradients(
+        lambda x, y, scale, bias: dense_lse(x[kept], y, scale, bias, score), inputs, (weights[0][kept], weights[1])
+    )
+    assert row[2] == -math.inf
+    assert torch.equal(dx[2], torch.zeros(3).double())
+    for got, want in zip((row[kept], col, dx, dy, dscale, dbias), others, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+    row, col, *gradients = with_gradients(by_groups([3] * 6, [3] * 5), inputs, weights)
+    assert torch.equal(row, torch.full((6,), -math.inf).double())
+    assert torch.equal(col, torch.full((5,), -math.inf).double())
+    for gradient in gradients:
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_groups_of_any_integer_dtype_and_stride(dtype):
+    x, y = points(12, 3), points(9, 3)
+    rows, cols = torch.randint(3, (24,)).to(dtype)[::2], torch.randint(3, (3, 9)).to(dtype).T[:, 1]
+    found = pairwise_lse(x, y, row_groups=rows, col_groups=cols)
+    torch.testing.assert_close(found, dense_lse(x, y, 1.0, row_groups=rows, col_groups=cols)[0])
+
+
 def test_one_tensor_passed_twice_is_not_self_mode():
     x = points(40, 6).requires_grad_()
     ours = pairwise_lse(x, x, scale=0.5).sum()
@@ -109,6 +210,30 @@ def test_gradcheck_and_gradgradcheck(score):
     assert torch.autograd.gradgradcheck(alone, (x, scale))
 
 
+@pytest.mark.parametrize("score", ["dot", "sqeuclidean"])
+def test_gradcheck_and_gradgradcheck_with_groups(score):
+    x, y = points(6, 3).requires_grad_(), points(4, 3).requires_grad_()
+    scale = torch.tensor(0.7).double().requires_grad_()
+    bias = torch.randn(4).double().requires_grad_()
+    rows, cols = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 0, 3])
+
+    def both(x, y, scale, bias):
+        options = {"row_groups": rows, "col_groups": cols, "columns": True}
+        return pairwise_lse(x, y, scale=scale, bias=bias, score=score, **options)
+
+    def alone(x, scale):
+        return pairwise_lse(x, scale=scale, score=score, row_groups=rows)
+
+    def half_left_out(x, scale):  # rows 1 and 4 are -inf; finite differences know only of finite results
+        options = {"row_groups": rows, "col_groups": torch.ones(4).long(), "columns": True}
+        row, col = pairwise_lse(x, y, scale=scale, score=score, **options)
+        return row[[0, 2, 3, 5]], col
+
+    for function, inputs in ((both, (x, y, scale, bias)), (alone, (x, scale)), (half_left_out, (x, scale))):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("self_mode", [False, True])
 def test_opcheck(dtype, self_mode):
@@ -119,11 +244,14 @@ def test_opcheck(dtype, self_mode):
     scale, bias = torch.tensor(0.7, dtype=wide, requires_grad=True), torch.randn(m, dtype=wide, requires_grad=True)
     torch.library.opcheck(OPERATOR, (x, y, scale, bias, None, None, "dot", True, True))
     torch.library.opcheck(OPERATOR, (x, y, scale, None, None, None, "sqeuclidean", False, False))
-    with torch.no_grad():
-        row, col = OPERATOR(x, y, scale, bias, None, None, "dot", False, True)
-    saved = (row, col, x.detach(), None if y is None else y.detach(), scale.detach(), bias.detach(), None, None)
+    groups = (torch.arange(6) % 3, None if self_mode else torch.arange(5) % 4)
+    torch.library.opcheck(OPERATOR, (x, y, scale, bias, *groups, "dot", False, True))
     gradients = (torch.randn(6, dtype=wide), torch.randn(m, dtype=wide))
-    torch.library.opcheck(BACKWARD, (*gradients, *saved, "dot", False, True, not self_mode, True, True))
+    for given_groups in ((None, None), groups):
+        with torch.no_grad():
+            row, col = OPERATOR(x, y, scale, bias, *given_groups, "dot", False, True)
+        saved = (row, col, x.detach(), None if y is None else y.detach(), scale.detach(), bias.detach(), *given_groups)
+        torch.library.opcheck(BACKWARD, (*gradients, *saved, "dot", False, True, not self_mode, True, True))
 
 
 def test_compiles_to_one_graph_and_agrees():
@@ -138,6 +266,43 @@ def test_compiles_to_one_graph_and_agrees():
     got = torch.autograd.grad(compiled(x, y, scale), [x, y, scale])
     for a, b in zip(got, torch.autograd.grad(loss(x, y, scale), [x, y, scale]), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_groups_compile_to_one_graph_and_agree():
+    def loss(x, y, rows, cols):
+        row, col = pairwise_lse(x, y, row_groups=rows, col_groups=cols, columns=True)
+        return (row.sin() + col[: len(row)].cos()).sum() + pairwise_lse(x, row_groups=rows).sum()
+
+    x, y = points(16, 4).requires_grad_(), points(16, 4).requires_grad_()
+    rows, cols = torch.arange(16) % 5, torch.arange(16, dtype=torch.int32) % 3
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, y, rows, cols), loss(x, y, rows, cols))
+    got = torch.autograd.grad(compiled(x, y, rows, cols), [x, y])
+    for a, b in zip(got, torch.autograd.grad(loss(x, y, rows, cols), [x, y]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_groups_under_torch_func_transforms():
+    y, cols = points(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    batch, rows = points(4 * 7, 3).reshape(4, 7, 3), torch.randint(3, (4, 7))
+
+    def ours(x, rows):
+        return pairwise_lse(x, y, row_groups=rows, col_groups=cols).sum()
+
+    def dense(x, rows):
+        return dense_lse(x, y, 1.0, None, "dot", False, rows, cols)[0].sum()
+
+    for in_dims, groups in (((0, 0), list(rows)), ((0, None), [rows[0]] * 4)):
+        given_rows = rows if in_dims[1] == 0 else rows[0]
+        wanted = [dense(x, g) for x, g in zip(batch, groups, strict=True)]
+        gradients = [torch.func.grad(dense)(x, g) for x, g in zip(batch, groups, strict=True)]
+        torch.testing.assert_close(torch.func.vmap(ours, in_dims)(batch, given_rows), torch.stack(wanted))
+        found = torch.func.vmap(torch.func.grad(ours), in_dims)(batch, given_rows)
+        torch.testing.assert_close(found, torch.stack(gradients))
+    fixed = torch.func.vmap(ours, (None, 0))(batch[0], rows)
+    torch.testing.assert_close(fixed, torch.stack([dense(batch[0], g) for g in rows]))
+    twice = torch.func.jacrev(torch.func.jacrev(ours))(batch[0], rows[0])
+    torch.testing.assert_close(twice, torch.func.hessian(dense)(batch[0], rows[0]))
 
 
 def test_torch_func_transforms():
@@ -332,27 +497,69 @@ def test_properties(n, m, d, shift, seed):
     torch.testing.assert_close(moved, pairwise_lse(x, y, score="sqeuclidean"), rtol=1e-8, atol=1e-8)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(2, 40),
+    m=st.integers(2, 40),
+    score=st.sampled_from(["dot", "sqeuclidean"]),
+    self_mode=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_properties_of_groups(n, m, score, self_mode, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, dtype=torch.float64, generator=generator)
+    y = None if self_mode else torch.randn(m, 3, dtype=torch.float64, generator=generator)
+    m = n if self_mode else m
+
+    def lse(rows, cols, **options):
+        sides = {} if rows is None else {"row_groups": rows} if self_mode else {"row_groups": rows, "col_groups": cols}
+        return pairwise_lse(x, y, score=score, columns=True, **sides, **options)
+
+    def same(found, wanted):
+        for got, want in zip(found, wanted, strict=True):
+            torch.testing.assert_close(got, want)
+
+    # One group each, the same for row i and column i: the diagonal is left out.
+    same(lse(torch.arange(n), torch.arange(m)), lse(None, None, exclude_diagonal=True))
+    # Groups that never coincide leave nothing out; in self mode a point always shares its own, so the diagonal is out.
+    if self_mode:
+        same(lse(torch.arange(n), None, exclude_diagonal=True), lse(None, None, exclude_diagonal=True))
+    else:
+        same(lse(torch.randint(5, (n,), generator=generator), torch.arange(m) + 5), lse(None, None))
+    # The names of the groups mean nothing.
+    rows, cols = torch.randint(4, (n,), generator=generator), torch.randint(4, (m,), generator=generator)
+    names = torch.tensor([7, -(2**62), 2**62, 0])
+    same(lse(names[rows], names[cols]), lse(rows, cols))
+    # What is left out and what is not make up the whole. With two groups, exchanging those of one side exchanges them.
+    if not self_mode:
+        kept, left = lse(rows % 2, cols % 2), lse(rows % 2, 1 - cols % 2)
+        same([torch.logaddexp(a, b) for a, b in zip(kept, left, strict=True)], lse(None, None))
+
+
 def test_reference_and_kernel_agree_on_every_option():
     x, y, scale, bias = points(37, 5), points(29, 5), torch.tensor(0.6).double(), torch.randn(29).double()
-    for score in ("dot", "sqeuclidean"):
-        for exclude in (False, True):
-            row, col = OPERATOR(x, y, scale, bias, None, None, score, exclude, True)
-            for got, want in zip(
-                (row, col), reference_forward(x, y, scale, bias, None, None, score, exclude, True), strict=True
-            ):
-                torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
-            arguments = (torch.randn(37).double(), torch.randn(29).double(), row, col, x, y, scale, bias, None, None)
-            options = (score, exclude, True, True, True, True)
-            for got, want in zip(BACKWARD(*arguments, *options), reference_backward(*arguments, *options), strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+    groups = (torch.arange(37) % 6, torch.arange(29) % 4)
+    for score, exclude, sides in itertools.product(("dot", "sqeuclidean"), (False, True), ((None, None), groups)):
+        pairs = (x, y, scale, bias, *sides, score, exclude)
+        row, col = OPERATOR(*pairs, True)
+        for got, want in zip((row, col), reference_forward(*pairs, True), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        arguments = (torch.randn(37).double(), torch.randn(29).double(), row, col, *pairs, True, True, True, True)
+        for got, want in zip(BACKWARD(*arguments), reference_backward(*arguments), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
 
 
 def test_reference_needs_no_square_memory(monkeypatch):
     module = sys.modules[reference_forward.__module__]
     x, y, scale = points(50, 4), points(30, 4), torch.tensor(1.0).double()
-    whole = reference_forward(x, y, scale, None, None, None, "dot", True, True)
+    pairs = (x, y, scale, None, torch.arange(50) % 7, torch.arange(30) % 5, "dot", True)
+    row, col = reference_forward(*pairs, True)
+    arguments = (torch.randn(50).double(), torch.randn(30).double(), row, col, *pairs, True, True, True, True)
+    gradients = reference_backward(*arguments)
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 90)  # three rows at a time
-    for got, want in zip(reference_forward(x, y, scale, None, None, None, "dot", True, True), whole, strict=True):
+    for got, want in zip(reference_forward(*pairs, True), (row, col), strict=True):
+        torch.testing.assert_close(got, want)
+    for got, want in zip(reference_backward(*arguments), gradients, strict=True):
         torch.testing.assert_close(got, want)
 
 
@@ -409,6 +616,17 @@ def test_every_simd_level_and_the_reference_give_the_same_loss(level):
         ({"bias": torch.ones(5)}, ValueError, "bias: want one value per column"),
         ({"bias": torch.tensor([0.0, math.nan, 0.0, 0.0])}, ValueError, "bias: want finite values or -inf"),
         ({"x": torch.ones(1, 2), "y": None, "exclude_diagonal": True}, ValueError, "exclude_diagonal: want at least"),
+        ({"row_groups": [0, 1, 2], "col_groups": COL_GROUPS}, TypeError, "row_groups: want a torch.Tensor of integers"),
+        ({"row_groups": ROW_GROUPS.double(), "col_groups": COL_GROUPS}, TypeError, "row_groups: want an integer dtype"),
+        ({"row_groups": ROW_GROUPS, "col_groups": COL_GROUPS > 1}, TypeError, "col_groups: want an integer dtype"),
+        ({"row_groups": COL_GROUPS, "col_groups": COL_GROUPS}, ValueError, r"row_groups: want one value per row \(3\)"),
+        ({"row_groups": ROW_GROUPS, "col_groups": ROW_GROUPS}, ValueError, r"col_groups: want one .* column \(4\)"),
+        ({"row_groups": ROW_GROUPS[:, None], "col_groups": COL_GROUPS}, ValueError, "row_groups: want 1 dimension"),
+        ({"row_groups": ROW_GROUPS, "col_groups": COL_GROUPS.to("meta")}, ValueError, "col_groups: want the device"),
+        ({"row_groups": ROW_GROUPS}, ValueError, "col_groups: want the groups of both sides"),
+        ({"col_groups": COL_GROUPS}, ValueError, "row_groups: want the groups of both sides"),
+        ({"y": None, "row_groups": ROW_GROUPS, "col_groups": ROW_GROUPS}, ValueError, "col_groups: want None"),
+        ({"y": None, "row_groups": COL_GROUPS}, ValueError, "row_groups: want one value per row"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, text):

@@ -38,8 +38,18 @@ def logsumexp(s: Tensor, dim: int) -> Tensor:
     return torch.where(alive, s, 0).logsumexp(dim).masked_fill(~alive.squeeze(dim), -math.inf)
 
 
+Groups = tuple[Tensor | None, Tensor | None]
+NO_GROUPS: Groups = (None, None)
+
+
 def dense(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    groups: Groups = NO_GROUPS,
 ) -> tuple[Tensor, Tensor]:
     """With every pair in memory, at the dtype of the inputs."""
     y = x if y is None else y
@@ -49,13 +59,32 @@ def dense(
         s = s + bias.to(x.dtype)
     if exclude_diagonal:
         s = s.masked_fill(torch.eye(*s.shape, dtype=torch.bool, device=s.device), -math.inf)
+    rows, cols = groups
+    if rows is not None:
+        s = s.masked_fill(rows[:, None] == (rows if cols is None else cols), -math.inf)
     return logsumexp(s, 1), logsumexp(s, 0)
 
 
 def ours(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, score: str, exclude_diagonal: bool
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    score: str,
+    exclude_diagonal: bool,
+    groups: Groups = NO_GROUPS,
 ) -> tuple[Tensor, Tensor]:
-    result = mi.pairwise_lse(x, y, scale=scale, score=score, bias=bias, exclude_diagonal=exclude_diagonal, columns=True)
+    result = mi.pairwise_lse(
+        x,
+        y,
+        scale=scale,
+        score=score,
+        bias=bias,
+        row_groups=groups[0],
+        col_groups=groups[1],
+        exclude_diagonal=exclude_diagonal,
+        columns=True,
+    )
     assert isinstance(result, tuple)
     return result
 
@@ -66,10 +95,12 @@ def results(
     score: str,
     exclude_diagonal: bool,
     grads: tuple[Tensor | None, Tensor | None],
+    groups: Groups = NO_GROUPS,
 ) -> dict[str, Tensor]:
     """The two lse and the gradient of each input that there is, for given gradients of rows and columns."""
     leaves = {name: None if t is None else t.detach().clone().requires_grad_() for name, t in inputs.items()}
-    row, col = function(leaves["x"], leaves["y"], leaves["scale"], leaves["bias"], score, exclude_diagonal)  # type: ignore[operator]
+    given = (leaves["x"], leaves["y"], leaves["scale"], leaves["bias"])
+    row, col = function(*given, score, exclude_diagonal, groups)  # type: ignore[operator]
     total = torch.zeros((), device="cuda", dtype=torch.float64)
     for lse, grad in zip((row, col), grads, strict=True):
         if grad is not None:
@@ -91,6 +122,7 @@ def check(
     exclude_diagonal: bool = False,
     rows: bool = True,
     columns: bool = True,
+    groups: Groups = NO_GROUPS,
 ) -> None:
     """Maximum and mean error at most twice torch's own at the same dtype, or a few units of rounding."""
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -104,9 +136,9 @@ def check(
     def at(dtype: torch.dtype) -> dict[str, Tensor | None]:
         return {name: None if t is None else t.to(dtype) for name, t in inputs.items()}
 
-    kernel = results(ours, inputs, score, exclude_diagonal, grads)
-    torchs = results(dense, at(x.dtype), score, exclude_diagonal, grads)
-    truth = results(dense, at(torch.float64), score, exclude_diagonal, grads)
+    kernel = results(ours, inputs, score, exclude_diagonal, grads, groups)
+    torchs = results(dense, at(x.dtype), score, exclude_diagonal, grads, groups)
+    truth = results(dense, at(torch.float64), score, exclude_diagonal, grads, groups)
     for name, expected in truth.items():
         value = kernel[name].double()
         finite = expected.isfinite()
@@ -125,6 +157,11 @@ def bias_for(m: int, dtype: torch.dtype) -> Tensor:
     if m > 1:
         bias[1::5] = -math.inf
     return bias
+
+
+def groups_for(n: int, count: int, seed: int) -> Tensor:
+    """Equal in their lower 32 bits."""
+    return (torch.randint(count, (n,), generator=torch.Generator().manual_seed(seed)) << 40).to("cuda")
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -154,6 +191,30 @@ def test_points_paired_with_themselves(n: int, dtype: torch.dtype, score: str) -
     check(points(n, 24, dtype), score=score, exclude_diagonal=True)
 
 
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (129, 65), (1000, 777)])
+def test_groups(n: int, m: int, dtype: torch.dtype, score: str) -> None:
+    groups = groups_for(n, 4, 1), groups_for(m, 5, 2)
+    x, y = points(n, 33, dtype), points(m, 33, dtype, 1)
+    check(x, y, bias=bias_for(m, dtype), score=score, exclude_diagonal=True, groups=groups)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "count"), [(3, 2), (200, 4), (1000, 500)])
+def test_groups_of_points_paired_with_themselves(n: int, count: int, dtype: torch.dtype, score: str) -> None:
+    check(points(n, 24, dtype), score=score, groups=(groups_for(n, count, 1), None))
+
+
+def test_groups_of_one_each_are_the_excluded_diagonal() -> None:
+    """To the bit: the same pairs are left out, and nothing else changes."""
+    x, own, scale = points(300, 24, torch.float32), torch.arange(300, device="cuda"), torch.ones((), device="cuda")
+    by_groups = ours(x, None, scale, None, "dot", False, (own, None))
+    by_diagonal = ours(x, None, scale, None, "dot", True)
+    assert all(torch.equal(a, b) for a, b in zip(by_groups, by_diagonal, strict=True))
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(True, False), (False, True)])
 @pytest.mark.parametrize("self_mode", [False, True])
 def test_one_direction(rows: bool, columns: bool, self_mode: bool) -> None:
@@ -180,6 +241,17 @@ def test_no_finite_score() -> None:
     assert (col == -math.inf).all()
     (dx,) = torch.autograd.grad((row, col), x, (torch.ones_like(row), torch.ones_like(col)))
     assert (dx == 0).all()
+    same = torch.zeros(3, dtype=torch.int64, device="cuda")
+    row, _ = ours(x, None, torch.ones((), device="cuda"), None, "dot", False, (same, None))
+    assert (row == -math.inf).all()
+    (dx,) = torch.autograd.grad(row, x, torch.ones_like(row))
+    assert (dx == 0).all()
+
+
+def test_groups_must_be_beside_the_points() -> None:
+    x, own = points(3, 4, torch.float32), torch.arange(3)
+    with pytest.raises(ValueError, match="row_groups: want the device of x"):
+        mi.pairwise_lse(x, row_groups=own)
 
 
 def test_sharing_memory_is_not_being_paired_with_oneself() -> None:
