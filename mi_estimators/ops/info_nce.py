@@ -274,6 +274,18 @@ def _second_gradients(
 
 torch.library.register_autograd(_NAME, _gradients, setup_context=_setup_context, lib=_library)
 
+
+class _Fused(torch.autograd.Function):
+    """The same gradients without the Python layer that serves a registered backward: half the cost of a small batch."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = torch.ops.mi_estimators.info_nce(*args)
+        _setup_context(ctx, args, output)
+        return output
+
+    backward = staticmethod(_gradients)
+
 # ------------------------------------------------------------------------------------------------ public function
 
 
@@ -327,4 +339,6 @@ def fused_info_nce(
         return _differentiable_loss(x, y, scale, weights, groups, *options)
     graph = torch.is_grad_enabled()
     needs = (graph and x.requires_grad, graph and y.requires_grad, graph and scale.requires_grad)
-    return torch.ops.mi_estimators.info_nce(x, y, scale, weights, groups, *options, *needs)[0]
+    eager = any(needs) and not torch.compiler.is_compiling()
+    operator = _Fused.apply if eager else torch.ops.mi_estimators.info_nce
+    return operator(x, y, scale, weights, groups, *options, *needs)[0]
