@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -404,6 +404,51 @@ def _check_both_groups(
     if col_groups is not None and y is not None:
         col_groups = _check_groups("col_groups", col_groups, x, y.shape[0], "column")
     return row_groups, col_groups
+
+
+@overload
+def pairwise_lse(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    score: str = "dot",
+    bias: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
+    exclude_diagonal: bool = False,
+    columns: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def pairwise_lse(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    score: str = "dot",
+    bias: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
+    exclude_diagonal: bool = False,
+    columns: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def pairwise_lse(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    scale: float | Tensor = 1.0,
+    score: str = "dot",
+    bias: Tensor | None = None,
+    row_groups: Tensor | None = None,
+    col_groups: Tensor | None = None,
+    exclude_diagonal: bool = False,
+    columns: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def pairwise_lse(
