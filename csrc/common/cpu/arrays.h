@@ -85,9 +85,14 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// Part `index` of `chunks` parts of nearly equal size; none is empty as long as chunks <= size.
+constexpr int64_t kAlign = 32;  // parts begin at multiples of this: whole vectors, whole AMX tiles
+
+MI_INLINE int64_t aligned(int64_t size) { return (size + kAlign - 1) / kAlign * kAlign; }
+
+// Part `index` of `chunks` parts of nearly equal size; none is empty as long as chunks <= size / kAlign, rounded up.
 MI_INLINE Range chunk(int64_t size, int64_t chunks, int64_t index) {
-  return {size * index / chunks, size * (index + 1) / chunks};
+  const int64_t units = ceil_div(size, kAlign);
+  return {min_of(size, units * index / chunks * kAlign), min_of(size, units * (index + 1) / chunks * kAlign)};
 }
 
 }  // namespace MI_SIMD_LEVEL

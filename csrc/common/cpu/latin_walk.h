@@ -38,8 +38,8 @@ struct Walk {
     chunks = min_of(runtime.threads, ceil_div(n, kMinChunk));
     if (by_columns) chunks = min_of(chunks, ceil_div(m, kMinChunk));
     chunks = max_of(chunks, 1);
-    tile_rows = min_of(kTileRows, ceil_div(n, chunks));
-    tile_cols = min_of(kTileCols, by_columns ? ceil_div(m, chunks) : m);
+    tile_rows = min_of(kTileRows, aligned(ceil_div(n, chunks)));
+    tile_cols = min_of(kTileCols, aligned(by_columns ? ceil_div(m, chunks) : m));
   }
 
   template <class F>

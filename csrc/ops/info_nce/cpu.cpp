@@ -35,7 +35,8 @@ namespace mi {
 namespace MI_SIMD_LEVEL {
 
 void info_nce(DType dtype, const InfoNce& args, const CpuRuntime& runtime) {
-  dtype == DType::f64 ? Sweep<double>(args, runtime).run() : Sweep<float>(args, runtime).run();
+  dtype == DType::f64 ? Sweep<double, BlasProducts<double>>(args, runtime).run()
+                      : Sweep<float, BlasProducts<float>>(args, runtime).run();
 }
 
 }  // namespace MI_SIMD_LEVEL

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cpu/triangle_walk.h"
+#include "ops/info_nce/cpu_products.h"
 #include "ops/info_nce/cpu_tiles.h"
 #include "ops/info_nce/kernel.h"
 #include "ops/pairwise_lse/cpu_backward.h"
@@ -47,7 +48,7 @@ MI_INLINE double dot(const T* a, const T* b, int64_t d) {
   return sum;
 }
 
-template <class T>
+template <class T, class Products>
 class Sweep {
  public:
   Sweep(const InfoNce& args, const CpuRuntime& runtime)
@@ -56,7 +57,7 @@ class Sweep {
         n_(args.n),
         d_(args.d),
         scale_(*static_cast<const T*>(args.scale)),
-        logit_(scale_ * exp_unit<T>()),
+        unit_(scale_ * exp_unit<T>()),
         weights_(static_cast<const T*>(args.weights)),
         two_sided_(args.both || args.symmetric),
         gradients_(args.dx != nullptr || args.dy != nullptr || args.dscale != nullptr),
@@ -78,7 +79,8 @@ class Sweep {
 
   void run() {
     prepare();
-    if (!(bound_ <= kTry) || !swept()) shifted();
+    const bool sign = Products::kAnySign ? scale_ != T(0) : scale_ > T(0);
+    if (!(sign && bound_ <= kTry && swept())) shifted();
     finish();
   }
 
@@ -143,36 +145,47 @@ class Sweep {
     slope_.fill(n_, 0.0);
     loss_ = 0;
 
-    const int64_t row_bytes = m * static_cast<int64_t>(sizeof(T));
-    const int64_t all = m * row_bytes, limit = args_.both ? 2 * kHeldBytes : kHeldBytes;  // of a triangle half is used
-    int64_t held = !gradients_ ? 0 : all <= limit ? m : kHeldBytes / row_bytes;
+    held_cols_ = aligned(m);
+    const int64_t row_bytes = held_cols_ * static_cast<int64_t>(sizeof(T));
+    const int64_t all = held_cols_ * row_bytes,
+                  limit = args_.both ? 2 * kHeldBytes : kHeldBytes;  // a triangle uses half
+    const int64_t held = !gradients_ ? 0 : all <= limit ? held_cols_ : kHeldBytes / row_bytes / kAlign * kAlign;
     const bool strips = gradients_ && !two_sided_ && held < n_ && held >= runtime_.threads * kMinChunk;
     const Loan loan(runtime_, held * row_bytes);
     held_ = static_cast<T*>(loan.get());
     held_rows_ = held_ == nullptr ? 0 : held;
 
-    if (args_.both) return swept_triangle();
-    Buffer<double> sums(2 * n_);
-    sums.fill(2 * n_, 0.0);
-    const int64_t count = strips ? ceil_div(n_, held) : 1;
-    for (int64_t strip = 0; strip < count; ++strip)
-      if (!swept_strip(chunk(n_, count, strip), strip == 0, sums.get(), sums.get() + n_)) return false;
-    return true;
+    T* dx = want_x_ ? dx_ : nullptr;
+    T* dy = want_y_ ? dy_ : nullptr;
+    Products products = args_.both ? Products(runtime_, px_, m, px_, m, d_, scale_, dx, dx)
+                                   : Products(runtime_, px_, m, py_, m, d_, scale_, dx, dy);
+    bool done = args_.both && swept_triangle(products);
+    if (!args_.both) {
+      Buffer<double> sums(2 * n_);
+      sums.fill(2 * n_, 0.0);
+      const int64_t count = strips ? ceil_div(n_, held) : 1;
+      done = true;
+      for (int64_t strip = 0; done && strip < count; ++strip)
+        done = swept_strip(products, chunk(n_, count, strip), strip == 0, sums.get(), sums.get() + n_);
+    }
+    if (done && gradients_) products.collect();
+    return done;
   }
 
-  bool swept_strip(Range strip, bool first_strip, double* row_sums, double* col_sums) {
+  bool swept_strip(Products& products, Range strip, bool first_strip, double* row_sums, double* col_sums) {
     const Walk walk(strip.size(), n_, two_sided_ || want_y_, runtime_);
-    const int64_t scratch = walk.tile_rows * walk.tile_cols + walk.tile_cols;
+    const int64_t tile_size = walk.tile_rows * walk.tile_cols, columns_at = tile_size + walk.tile_cols;
+    const int64_t scratch = columns_at + products.scratch(walk.tile_rows, walk.tile_cols);
     const auto placed = [&](Range rows) { return Range{rows.begin + strip.begin, rows.end + strip.begin}; };
     walk.run(runtime_, [&](int64_t, Range inner, Range cols, bool, bool) {
       const Scratch<T> memory(scratch);
       const Range rows = placed(inner);
-      const Tile tile = place(inner, cols, n_, memory.get());
-      logits(rows, cols, px_, py_, tile);
+      const Tile tile = place(inner, cols, memory.get());
+      products.scores(rows, cols, tile.data, tile.ld);
       exclude(rows, cols, tile);
-      T* columns = memory.get() + walk.tile_rows * walk.tile_cols;
-      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, row_sums, col_sums, columns)
-                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, row_sums, col_sums, columns);
+      T* columns = memory.get() + tile_size;
+      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, unit_, row_sums, col_sums, columns)
+                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, unit_, row_sums, col_sums, columns);
     });
     if (!close(row_sums, strip, factors_.get())) return false;
     if (two_sided_ && !close(col_sums, Range{0, n_}, factors_.get() + n_)) return false;
@@ -180,41 +193,44 @@ class Sweep {
     walk.run(runtime_, [&](int64_t, Range inner, Range cols, bool first_cols, bool first_rows) {
       const Scratch<T> memory(scratch);
       const Range rows = placed(inner);
-      const Tile tile = place(inner, cols, n_, memory.get());
-      weigh(rows, cols, px_, py_, tile);
-      if (want_x_) product_by_rows(rows, cols, tile, py_, dx_, first_cols);
-      if (want_y_) product_by_columns(rows, cols, tile, px_, dy_, first_rows && first_strip);
+      const Tile tile = place(inner, cols, memory.get());
+      T* spare = memory.get() + columns_at;
+      weigh(products, rows, cols, tile);
+      if (want_x_) products.by_rows(rows, cols, tile.data, tile.ld, spare, first_cols);
+      if (want_y_) products.by_columns(rows, cols, tile.data, tile.ld, spare, first_rows && first_strip);
     });
     return true;
   }
 
   // Both sides as one set z of 2 n points, in which point i and point i + n are partners.
-  bool swept_triangle() {
+  bool swept_triangle(Products& products) {
     const int64_t m = 2 * n_;
     const TriangleWalk walk(m, runtime_);
     const int64_t tile_size = walk.tile_rows * max_of(walk.tile_rows, walk.tile_cols);
-    const int64_t scratch = tile_size + walk.tile_cols;
+    const int64_t columns_at = tile_size + walk.tile_cols;
+    const int64_t scratch = columns_at + products.scratch(walk.tile_rows, max_of(walk.tile_rows, walk.tile_cols));
     for (int64_t k = 0; gradients_ && k < m * d_; ++k) dx_[k] = T(0);
     Buffer<double> sums(m);
     sums.fill(m, 0.0);
     walk.run(runtime_, [&](Range rows, Range cols, bool diagonal) {
       const Scratch<T> memory(scratch);
       T* columns = memory.get() + tile_size;
-      const Tile tile = place(rows, cols, m, memory.get());
-      logits(rows, cols, px_, px_, tile);
+      const Tile tile = place(rows, cols, memory.get());
+      products.scores(rows, cols, tile.data, tile.ld);
       exclude(rows, cols, tile);
-      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, sums.get(), sums.get(), columns)
-               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, sums.get(), sums.get(), columns);
+      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, unit_, sums.get(), sums.get(), columns)
+               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, unit_, sums.get(), sums.get(), columns);
     });
     if (!close(sums.get(), Range{0, n_}, factors_.get())) return false;
     if (!close(sums.get() + n_, Range{0, n_}, factors_.get() + n_)) return false;
     if (!gradients_) return true;
     walk.run(runtime_, [&](Range rows, Range cols, bool diagonal) {
       const Scratch<T> memory(scratch);
-      const Tile tile = place(rows, cols, m, memory.get());
-      weigh(rows, cols, px_, px_, tile);
-      product_by_rows(rows, cols, tile, px_, dx_, false);
-      if (!diagonal) product_by_columns(rows, cols, tile, px_, dx_, false);
+      const Tile tile = place(rows, cols, memory.get());
+      T* spare = memory.get() + columns_at;
+      weigh(products, rows, cols, tile);
+      products.by_rows(rows, cols, tile.data, tile.ld, spare, false);
+      if (!diagonal) products.by_columns(rows, cols, tile.data, tile.ld, spare, false);
     });
     return true;
   }
@@ -226,23 +242,20 @@ class Sweep {
   };
 
   // Where the tile lives between the sweeps, or the scratch memory. Held tiles lie one after another: a block of h rows
-  // takes h m elements, of which the tile that starts at column j takes those from h j on.
-  Tile place(Range rows, Range cols, int64_t m, T* scratch) const {
+  // takes h held_cols_ elements, of which the tile that starts at column j takes those from h j on.
+  Tile place(Range rows, Range cols, T* scratch) const {
     const bool held = rows.end <= held_rows_;
-    return {held ? held_ + rows.begin * m + cols.begin * rows.size() : scratch, cols.size(), held};
+    return {held ? held_ + rows.begin * held_cols_ + cols.begin * aligned(rows.size()) : scratch, aligned(cols.size()),
+            held};
   }
 
-  void logits(Range rows, Range cols, const T* left, const T* right, const Tile& tile) const {
-    gemm(runtime_, false, true, rows.size(), cols.size(), d_, logit_, left + rows.begin * d_, d_,
-         right + cols.begin * d_, d_, T(0), tile.data, tile.ld);
-  }
-
-  // -inf for what is no negative: the anchor itself, its positive, and points of its group.
+  // A logit of -inf for what is no negative: the anchor itself, its positive, and points of its group.
   void exclude(Range rows, Range cols, const Tile& tile) const {
+    const T nothing = scale_ > T(0) ? -infinity<T>() : infinity<T>();
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       T* row = tile.data + (i - rows.begin) * tile.ld;
       const auto drop = [&](int64_t j) {
-        if (j >= cols.begin && j < cols.end) row[j - cols.begin] = -infinity<T>();
+        if (j >= cols.begin && j < cols.end) row[j - cols.begin] = nothing;
       };
       drop(i);
       if (args_.both) drop(i < n_ ? i + n_ : i - n_);
@@ -250,38 +263,29 @@ class Sweep {
       const int64_t group = args_.groups[i < n_ ? i : i - n_];
       // The columns of a tile of z may run from one side into the other.
       const int64_t seam = min_of(max_of(n_, cols.begin), cols.end);
-      drop_group(row, group, args_.groups + cols.begin, seam - cols.begin);
-      if (args_.both) drop_group(row + (seam - cols.begin), group, args_.groups + (seam - n_), cols.end - seam);
+      drop_group(row, nothing, group, args_.groups + cols.begin, seam - cols.begin);
+      if (args_.both)
+        drop_group(row + (seam - cols.begin), nothing, group, args_.groups + (seam - n_), cols.end - seam);
     }
   }
 
-  static void drop_group(T* __restrict row, int64_t group, const int64_t* __restrict groups, int64_t width) {
+  static void drop_group(T* __restrict row, T nothing, int64_t group, const int64_t* __restrict groups, int64_t width) {
 #pragma omp simd
-    for (int64_t j = 0; j < width; ++j) row[j] = groups[j] == group ? -infinity<T>() : row[j];
+    for (int64_t j = 0; j < width; ++j) row[j] = groups[j] == group ? nothing : row[j];
   }
 
-  void weigh(Range rows, Range cols, const T* left, const T* right, const Tile& tile) const {
+  void weigh(const Products& products, Range rows, Range cols, const Tile& tile) const {
     const T* u = factors_.get();
     const T* v = args_.both ? u : u + n_;
     if (tile.held) {
-      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, u, v)
-                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, u, v);
+      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, unit_, u, v)
+                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, unit_, u, v);
       return;
     }
-    logits(rows, cols, left, right, tile);
+    products.scores(rows, cols, tile.data, tile.ld);
     exclude(rows, cols, tile);
-    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, u, v)
-               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, u, v);
-  }
-
-  void product_by_rows(Range rows, Range cols, const Tile& tile, const T* other, T* out, bool first) const {
-    gemm(runtime_, false, false, rows.size(), d_, cols.size(), scale_, tile.data, tile.ld, other + cols.begin * d_, d_,
-         first ? T(0) : T(1), out + rows.begin * d_, d_);
-  }
-
-  void product_by_columns(Range rows, Range cols, const Tile& tile, const T* other, T* out, bool first) const {
-    gemm(runtime_, true, false, cols.size(), d_, rows.size(), scale_, tile.data, tile.ld, other + rows.begin * d_, d_,
-         first ? T(0) : T(1), out + cols.begin * d_, d_);
+    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, unit_, u, v)
+               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, unit_, u, v);
   }
 
   // Losses of a range of anchors by their sums, and the factors of their weights. False: a sum is out of range.
@@ -401,7 +405,7 @@ class Sweep {
   const InfoNce& args_;
   const CpuRuntime& runtime_;
   const int64_t n_, d_;
-  const T scale_, logit_;
+  const T scale_, unit_;
   const T* weights_;
   const bool two_sided_, gradients_, want_x_, want_y_, copied_;
   Buffer<T> points_, own_gradient_;
@@ -412,7 +416,7 @@ class Sweep {
   T* dx_;
   T* dy_;
   T* held_ = nullptr;
-  int64_t held_rows_ = 0;
+  int64_t held_rows_ = 0, held_cols_ = 0;
   double bound_ = 0, loss_ = 0;
 };
 
