@@ -12,7 +12,7 @@ from types import ModuleType
 
 from mi_estimators import bounds, critics, entropy, estimators, losses, synthetic
 from mi_estimators._version import __version__
-from mi_estimators.contrastive import info_nce, nt_xent
+from mi_estimators.contrastive import info_nce, nt_xent, sup_con
 from mi_estimators.entropy import kde_entropy, kde_log_density
 from mi_estimators.er import ERBound, er_bound
 from mi_estimators.estimators import estimate_mi
@@ -42,5 +42,6 @@ __all__ = [
     "losses",
     "nt_xent",
     "pairwise_lse",
+    "sup_con",
     "synthetic",
 ]
