@@ -1,15 +1,19 @@
-# make demo and make test set up all they need in .venv. Variables: PYTHON, VENV, TORCH, JOBS.
+# make demo and make test set up all they need in .venv. Variables: PYTHON, VENV, TORCH, JOBS; of the benchmarks PEERS, ARGS.
 PYTHON ?= python3
 VENV ?= .venv
 # The pinned version; any torch >= 2.11 will do. An installed torch is kept.
 TORCH ?= torch==2.13.0
 JOBS ?= 2
+# The other libraries that the benchmarks measure; options of the benchmarks, such as ARGS=--quick.
+PEERS ?= .venv-peers
+ARGS ?=
 BIN := $(VENV)/bin
 # Absolute, since tools run from other folders too.
 PY := $(abspath $(BIN))/python
+PEERS_PY := $(abspath $(PEERS)/bin)/python
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test check lint types layers docs build pytest bench gpu-check cuda-report format clean
+.PHONY: demo test check lint types layers docs build pytest bench bench-peers gpu-check cuda-report format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mi-estimators info
@@ -40,7 +44,11 @@ docs: $(VENV)/.test
 build: $(VENV)/.test
 
 bench: $(VENV)/.test
-	$(PY) -m benchmarks.run
+	$(PY) -m benchmarks.run $(ARGS)
+
+# The contrastive losses against the libraries that have them: half an hour on two cores, minutes with ARGS=--quick.
+bench-peers: $(PEERS)/.peers
+	$(PEERS_PY) -m benchmarks.run --suite infonce $(ARGS)
 
 # For a machine with an NVIDIA GPU: uses the Python given, with torch, nvcc, ninja and pybind11 already there.
 gpu-check:
@@ -73,4 +81,14 @@ $(VENV)/.demo: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 	MI_ESTIMATORS_BUILD=1 $(PY) -m pip install --quiet --no-build-isolation -e ".[all]"
+	touch $@
+
+# Our library is the one that $(VENV) has built in place. A peer that cannot be installed is left out, not the rest.
+$(PEERS)/.peers: benchmarks/peers.txt $(VENV)/.test
+	test -x $(PEERS_PY) || $(PYTHON) -m venv $(PEERS)
+	$(PEERS_PY) -m pip install --quiet -r benchmarks/peers.txt || \
+	  sed -n 's/[ #].*//; /./p' benchmarks/peers.txt | while read -r wanted; do \
+	    $(PEERS_PY) -m pip install --quiet -c benchmarks/peers.txt "$$wanted" || echo "bench-peers: left out: $$wanted"; \
+	  done
+	MI_ESTIMATORS_BUILD=0 $(PEERS_PY) -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@

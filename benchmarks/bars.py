@@ -1,0 +1,114 @@
+"""Bars: what a suite must reach, written as data, and how far a run got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.harness import Params, Row, is_peer, paired_ratio
+
+FASTEST = "fastest peer"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bound on one number of a run: the time of ``over`` divided by that of ``under``, or the memory of ``over``.
+
+    It is read from the rows of ``entry`` and ``mode`` that have the parameters ``where`` (and perhaps others) and the
+    run's number of threads. ``over`` and ``under`` are names of contenders, or FASTEST: the fastest of all that are not
+    ours. Without ``under`` the number is the peak extra memory in bytes, with what the call before has kept for use.
+    ``needs``: a feature of the CPU without which the bar does not hold. Exactly one of the bounds is given.
+    """
+
+    entry: str
+    where: Params
+    over: str
+    under: str | None = None
+    mode: str = "both"
+    at_least: float | None = None
+    at_most: float | None = None
+    needs: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(f"bar of {self.entry}: want one of at_least and at_most")
+
+    @property
+    def case(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.where.items())
+
+    @property
+    def number(self) -> str:
+        return f"peak MB of {self.over}" if self.under is None else f"{self.over} / {self.under}"
+
+    @property
+    def bound(self) -> str:
+        value = self.at_least if self.at_least is not None else self.at_most
+        assert value is not None
+        return f"{'>=' if self.at_least is not None else '<='} {self.shown(value)}"
+
+    def shown(self, value: float) -> str:
+        """A value in the unit of ``number``."""
+        return f"{value / 1e6:.0f}" if self.under is None else f"{value:.2f}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the bound; NaN is not."""
+        return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A bar and what was measured. ``met`` is None where nothing was measured, for the ``reason``."""
+
+    bar: Bar
+    measured: float | None
+    met: bool | None
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "number": self.bar.number, "bound": self.bar.bound}
+
+
+def evaluate(bars: Sequence[Bar], rows: Sequence[Row], threads: int, features: Sequence[str]) -> list[Outcome]:
+    """Every bar against the rows of a run on ``threads`` threads of a CPU with ``features``."""
+    return [_outcome(bar, [row for row in rows if row.threads == threads], features) for bar in bars]
+
+
+def _outcome(bar: Bar, rows: Sequence[Row], features: Sequence[str]) -> Outcome:
+    if bar.needs is not None and bar.needs not in features:
+        return Outcome(bar, None, None, f"needs a CPU with {bar.needs}")
+    of_case = {
+        row.contender: row
+        for row in rows
+        if (row.entry, row.mode) == (bar.entry, bar.mode) and bar.where.items() <= row.params.items()
+    }
+    if not of_case:
+        return Outcome(bar, None, None, "not in this run")
+    if bar.under is None:
+        row = of_case.get(bar.over)
+        if row is None or row.peak_extra_bytes is None:
+            return Outcome(bar, None, None, row.note if row is not None else "not in this run")
+        return _judged(bar, row.peak_extra_bytes + max(0, row.kept_bytes or 0))
+    over, under = (_row(name, of_case) for name in (bar.over, bar.under))
+    for name, row in ((bar.over, over), (bar.under, under)):
+        if row is None or not row.samples_s:
+            return Outcome(bar, None, None, f"{name}: {row.note if row is not None else 'not in this run'}")
+    assert over is not None
+    assert under is not None
+    note = over.contender if bar.over == FASTEST else ""
+    return _judged(bar, paired_ratio(over.samples_s, under.samples_s), note)
+
+
+def _judged(bar: Bar, value: float, note: str = "") -> Outcome:
+    return Outcome(bar, value, bar.holds(value), note)
+
+
+def _row(name: str, of_case: dict[str, Row]) -> Row | None:
+    return fastest_peer(list(of_case.values())) if name == FASTEST else of_case.get(name)
+
+
+def fastest_peer(rows: Sequence[Row]) -> Row | None:
+    """The row of one case whose contender is the fastest of those that are not ours."""
+    peers = [(row.median_s, row) for row in rows if is_peer(row.contender) and row.median_s is not None]
+    return min(peers, key=lambda pair: pair[0], default=(None, None))[1]

@@ -1,0 +1,8 @@
+"""The suites: tables of what is benchmarked, one file each, and the table of them all."""
+
+from __future__ import annotations
+
+from benchmarks.suites import core, infonce
+from benchmarks.suites.common import Suite
+
+SUITES: dict[str, Suite] = {"core": core.SUITE, "infonce": infonce.SUITE}
