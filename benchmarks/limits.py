@@ -43,7 +43,7 @@ class History:
         if seen is None or n > seen.n:
             self._seen[entry, contender, threads] = _Seen(n, seconds)
         elif n == seen.n:
-            seen.seconds = max(seen.seconds, seconds)
+            seen.seconds = max(seen.seconds, seconds)  # of its passes and dimensions, the slowest
 
     def memory(self, entry: str, contender: str, threads: int, n: int, peak_bytes: int | None) -> None:
         """Take note of the memory of a call that was timed."""

@@ -78,7 +78,7 @@ def plot(rows: Sequence[Row], path: Path, threads: int) -> bool:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     handles["not measured: as N²"] = plt.Line2D([], [], color="0.2", linestyle=":", linewidth=1)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(panels), fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

@@ -287,7 +287,7 @@ def test_prepare_changes_what_a_contender_gets() -> None:
 
 
 def test_slow_call_gives_one_sample_and_refuses_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter((1e-3, 11.0, 1e-3))  # ours, slow, products
+    seconds = iter((1e-3, 11.0, 1e-3, 1e-3, 1e-3))  # ours, slow, products; ours, products
     monkeypatch.setattr(harness, "once", lambda function: next(seconds))
     history = History(call_s=10.0)
     entry = toy(Contender(OURS, inner), Contender("slow", inner))
@@ -298,6 +298,15 @@ def test_slow_call_gives_one_sample_and_refuses_larger_ones(monkeypatch: pytest.
     assert rows[OURS].rounds == 2
     assert history.refusal("toy", "slow", 1, 7) is not None
     assert history.refusal("toy", OURS, 1, 7) is None
+    rows = measured(entry, Case({"n": 7, "d": 3}), history=history)
+    assert rows["slow"].note.startswith("not run: 11 s at n=6")
+    assert rows[OURS].rounds == 2
+
+
+def test_ours_is_called_however_long_it_takes() -> None:
+    history = History(call_s=10.0)
+    history.time("toy", OURS, 1, 6, 9.0)
+    assert measured(toy(Contender(OURS, inner)), Case({"n": 60, "d": 3}), history=history)[OURS].rounds == 2
 
 
 def test_memory_of_a_call() -> None:
