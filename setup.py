@@ -45,6 +45,7 @@ SIMD_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
+AMX_FLAGS = [*SIMD_FLAGS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 
 @dataclass
@@ -88,6 +89,12 @@ def find_cxx() -> str | None:
         if shutil.which(shlex.split(name)[0]):
             return name
     return None
+
+
+def compiles(cxx: str, flags: list[str]) -> bool:
+    """Whether the compiler knows the flags."""
+    probe = [*shlex.split(cxx), *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def find_cuda() -> Path | None:
@@ -221,8 +228,11 @@ class NativeBuild(build_ext):
         definitions = [f'-D{name}="{value}"' for name, value in facts.items()]
         includes = [*torch.includes, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
         binding = [*torch.definitions, *includes]
+        amx = x86 and sys.platform == "linux" and compiles(cxx, AMX_FLAGS)
         if x86:
             binding.append("-DMI_WITH_X86_LEVELS")
+        if amx:
+            binding.append("-DMI_WITH_AMX")
 
         ninja = Ninja(folder)
         ninja.rule("cxx", f"{cxx} {quote(COMMON_FLAGS)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
@@ -235,6 +245,9 @@ class NativeBuild(build_ext):
             for source in sorted(CSRC.glob("ops/*/cpu.cpp")):
                 flags = [*KERNEL_FLAGS, *simd, f"-DMI_SIMD_LEVEL={level}"]
                 objects.append(ninja.build(f"{source.parent.name}_{level}.o", "cxx", [source], flags=quote(flags)))
+        for source in sorted(CSRC.glob("ops/*/cpu_amx.cpp")) if amx else []:
+            flags = [*KERNEL_FLAGS, *AMX_FLAGS, "-DMI_SIMD_LEVEL=amx"]
+            objects.append(ninja.build(f"{source.parent.name}_amx.o", "cxx", [source], flags=quote(flags)))
         # torch is imported before the module, so its libraries are found by name; no path is written into the file.
         mac = sys.platform == "darwin"
         link = ["-undefined", "dynamic_lookup"] if mac else [f"-L{torch.root / 'lib'}", "-ltorch_cpu"]

@@ -11,7 +11,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", [] {
     py::dict info;
     info["compiler"] = MI_COMPILER;
-#if defined(MI_WITH_X86_LEVELS)
+#if defined(MI_WITH_AMX)
+    info["simd_levels"] = "baseline,avx2,avx512,amx";
+#elif defined(MI_WITH_X86_LEVELS)
     info["simd_levels"] = "baseline,avx2,avx512";
 #else
     info["simd_levels"] = "baseline";

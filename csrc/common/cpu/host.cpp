@@ -10,6 +10,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <sys/mman.h>
+#if defined(MI_WITH_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cstdlib>
@@ -103,6 +108,19 @@ Lender& lender() {
 void* borrow(int64_t bytes) { return lender().borrow(static_cast<std::size_t>(bytes)); }
 void give_back(void* memory) { lender().give_back(memory); }
 
+#if defined(MI_WITH_AMX)
+// The CPU has bfloat16 tiles and AVX-512's conversions to bfloat16, and the system lets this process use them.
+bool has_amx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBf16Tiles = 1u << 22, kTiles = 1u << 24, kBf16 = 1u << 5;
+  if ((d & kBf16Tiles) == 0 || (d & kTiles) == 0) return false;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & kBf16) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 SimdLevel detect() {
 #if defined(MI_WITH_X86_LEVELS)
   __builtin_cpu_init();
@@ -112,9 +130,12 @@ SimdLevel detect() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl"))
       level = SimdLevel::avx512;
+#if defined(MI_WITH_AMX)
+    if (level == SimdLevel::avx512 && has_amx()) level = SimdLevel::amx;
+#endif
   }
   if (const char* wanted = std::getenv("MI_ESTIMATORS_SIMD"))
-    for (const SimdLevel candidate : {SimdLevel::baseline, SimdLevel::avx2, SimdLevel::avx512})
+    for (const SimdLevel candidate : {SimdLevel::baseline, SimdLevel::avx2, SimdLevel::avx512, SimdLevel::amx})
       if (std::strcmp(wanted, name_of(candidate)) == 0) level = std::min(level, candidate);
   return level;
 #else
@@ -131,6 +152,8 @@ SimdLevel simd_level() {
 
 const char* name_of(SimdLevel level) {
   switch (level) {
+    case SimdLevel::amx:
+      return "amx";
     case SimdLevel::avx512:
       return "avx512";
     case SimdLevel::avx2:

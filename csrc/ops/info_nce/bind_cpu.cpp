@@ -20,10 +20,15 @@ Tensor as(const Tensor& tensor, ScalarType dtype) {
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
-void launch(mi::DType dtype, const mi::InfoNce& args) {
+void launch(ScalarType given, const mi::InfoNce& args) {
   const mi::CpuRuntime runtime = mi::torch_runtime();
+  const mi::DType dtype = given == ScalarType::Double ? mi::DType::f64 : mi::DType::f32;
+#if defined(MI_WITH_AMX)
+  if (given == ScalarType::BFloat16 && mi::simd_level() == mi::SimdLevel::amx)
+    return mi::amx::info_nce_bf16(args, runtime);
+#endif
 #if defined(MI_WITH_X86_LEVELS)
-  if (mi::simd_level() == mi::SimdLevel::avx512) return mi::avx512::info_nce(dtype, args, runtime);
+  if (mi::simd_level() >= mi::SimdLevel::avx512) return mi::avx512::info_nce(dtype, args, runtime);
   if (mi::simd_level() == mi::SimdLevel::avx2) return mi::avx2::info_nce(dtype, args, runtime);
 #endif
   mi::baseline::info_nce(dtype, args, runtime);
@@ -78,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor x, Tensor y, Tensor s
   args.dx = need_x ? dx.mutable_data_ptr() : nullptr;
   args.dy = need_y ? dy.mutable_data_ptr() : nullptr;
   args.dscale = need_scale ? dscale.mutable_data_ptr() : nullptr;
-  launch(wide == ScalarType::Double ? mi::DType::f64 : mi::DType::f32, args);
+  launch(x.scalar_type(), args);
   return {loss, as(dx, x.scalar_type()), as(dy, x.scalar_type()), dscale};
 }
 

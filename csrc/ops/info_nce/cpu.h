@@ -17,6 +17,11 @@ MI_DECLARE_LEVEL(baseline)
 MI_DECLARE_LEVEL(avx2)
 MI_DECLARE_LEVEL(avx512)
 
+namespace amx {
+// Buffers hold f32; products are taken in bfloat16, so the points should have come as such.
+void info_nce_bf16(const InfoNce& args, const CpuRuntime& runtime);
+}  // namespace amx
+
 }  // namespace mi
 
 #undef MI_DECLARE_LEVEL

@@ -13,9 +13,10 @@ class BlasProducts {
   static constexpr bool kAnySign = true;  // scale may be negative
 
   // left [n, d] against right [m, d]; gradients go to dleft and dright (one matrix, if left and right are one; null:
-  // not wanted), each multiplied by scale.
-  BlasProducts(const CpuRuntime& runtime, const T* left, int64_t, const T* right, int64_t, int64_t d, T scale, T* dleft,
-               T* dright)
+  // not wanted), each multiplied by scale. Inverse norms tell how the points were scaled to unit length; null if they
+  // were not.
+  BlasProducts(const CpuRuntime& runtime, const T* left, const double*, int64_t, const T* right, const double*, int64_t,
+               int64_t d, T scale, T* dleft, T* dright)
       : runtime_(runtime), left_(left), right_(right), d_(d), scale_(scale), dleft_(dleft), dright_(dright) {}
 
   // Scratch memory that a thread needs beside the tile.

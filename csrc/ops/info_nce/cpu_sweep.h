@@ -157,8 +157,10 @@ class Sweep {
 
     T* dx = want_x_ ? dx_ : nullptr;
     T* dy = want_y_ ? dy_ : nullptr;
-    Products products = args_.both ? Products(runtime_, px_, m, px_, m, d_, scale_, dx, dx)
-                                   : Products(runtime_, px_, m, py_, m, d_, scale_, dx, dy);
+    const double* inverse = args_.normalize ? inverse_norm_.get() : nullptr;
+    const double* inverse_y = args_.normalize ? inverse + n_ : nullptr;
+    Products products = args_.both ? Products(runtime_, px_, inverse, m, px_, inverse, m, d_, scale_, dx, dx)
+                                   : Products(runtime_, px_, inverse, m, py_, inverse_y, m, d_, scale_, dx, dy);
     bool done = args_.both && swept_triangle(products);
     if (!args_.both) {
       Buffer<double> sums(2 * n_);

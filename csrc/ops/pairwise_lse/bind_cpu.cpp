@@ -88,6 +88,7 @@ void launch(const Operands& operands, const Args& args, void (*baseline)(mi::DTy
             [[maybe_unused]] void (*avx512)(mi::DType, const Args&, const mi::CpuRuntime&)) {
   const mi::CpuRuntime runtime = mi::torch_runtime();
   switch (mi::simd_level()) {
+    case mi::SimdLevel::amx:
     case mi::SimdLevel::avx512:
       return avx512(operands.dtype, args, runtime);
     case mi::SimdLevel::avx2:
