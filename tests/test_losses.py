@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mi_estimators as mi
-from mi_estimators.losses import EntropyReconstruction, InfoNCE, NTXent
+from mi_estimators import losses
+from mi_estimators.losses import ClipLoss, EntropyReconstruction, InfoNCE, LabelNTXent, NTXent, SupCon
 
 DOUBLE = torch.float64
 
@@ -62,20 +63,176 @@ def test_autocast_hands_out_mixed_dtypes():
     torch.testing.assert_close(entropy, mi.kde_entropy(unit, kernel="vmf", bandwidth=100.0))
 
 
-def test_modules_are_their_functions():
+OPTIONS = [
+    {},
+    {"normalize": False},
+    {"reduction": "sum"},
+    {"reduction": "none"},
+    {"label_smoothing": 0.1},
+    {"decoupled": True},
+    {"hard_negative_beta": 0.7},
+    {"temperature": 0.2, "decoupled": True, "hard_negative_beta": 0.7, "reduction": "none"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_modules_are_their_functions(options):
     x, y = views()
+    data = {"weights": torch.rand(20, dtype=DOUBLE), "groups": torch.arange(20) % 7}
+    for tensors in ({}, data):
+        torch.testing.assert_close(InfoNCE(**options)(x, y, **tensors), mi.info_nce(x, y, **options, **tensors))
+        torch.testing.assert_close(NTXent(**options)(x, y, **tensors), mi.nt_xent(x, y, **options, **tensors))
+    bank = torch.randn(9, 6, dtype=DOUBLE)
+    torch.testing.assert_close(NTXent(**options)(x, y, negatives=bank), mi.nt_xent(x, y, **options, negatives=bank))
     torch.testing.assert_close(
-        InfoNCE(0.2, symmetric=False, normalize=False, reduction="none")(x, y),
-        mi.info_nce(x, y, temperature=0.2, symmetric=False, normalize=False, reduction="none"),
+        InfoNCE(symmetric=False, in_batch_negatives=False, **options)(x, y, negatives=bank),
+        mi.info_nce(x, y, symmetric=False, in_batch_negatives=False, **options, negatives=bank),
     )
-    torch.testing.assert_close(NTXent(0.2, reduction="sum")(x, y), mi.nt_xent(x, y, temperature=0.2, reduction="sum"))
+    of_labels = {k: v for k, v in options.items() if k not in ("label_smoothing", "hard_negative_beta")}
+    labels = torch.arange(20) % 6
+    torch.testing.assert_close(SupCon(**of_labels)(x, labels), mi.sup_con(x, labels, **of_labels))
+
+
+def test_er_module_is_its_function():
+    x, y = views()
     bound = mi.er_bound(x, y, bandwidth=10.0)
     torch.testing.assert_close(EntropyReconstruction(symmetric=False)(x, y), -bound.value)
     weighted = EntropyReconstruction(symmetric=False, entropy_weight=0.5, reconstruction_weight=2.0)(x, y)
     torch.testing.assert_close(weighted, -(0.5 * bound.entropy + 2.0 * bound.reconstruction))
     both = EntropyReconstruction().terms(x, y)
     torch.testing.assert_close(both.entropy, (bound.entropy + mi.er_bound(y, x, bandwidth=10.0).entropy) / 2)
-    assert repr(NTXent(0.2)) == "NTXent(temperature=0.2, normalize=True, reduction='mean')"
+
+
+def test_settings_stay_settable_and_are_shown():
+    x, y = views()
+    loss = NTXent(0.2)
+    loss.temperature, loss.reduction = 0.7, "sum"
+    torch.testing.assert_close(loss(x, y), mi.nt_xent(x, y, temperature=0.7, reduction="sum"))
+    assert repr(NTXent(0.2, decoupled=True)) == "NTXent(temperature=0.2, decoupled=True)"
+    assert repr(EntropyReconstruction()) == "EntropyReconstruction()"
+    assert "LearnableTemperature(max_scale=100.0)" in repr(InfoNCE(learnable_temperature=True))
+    assert {name for name in vars(losses) if isinstance(vars(losses)[name], type)} == set(losses.__all__)
+
+
+# ----------------------------------------------------------------------------------------- temperature of the modules
+
+
+@pytest.mark.parametrize("module", [InfoNCE, NTXent])
+def test_a_learned_temperature_is_a_parameter_of_the_loss(module):
+    x, y = views(32, 8, noise=0.1)
+    loss = module(0.5, learnable_temperature=True)
+    assert [name for name, _ in loss.named_parameters()] == ["temperature.logit_scale"]
+    tau = torch.tensor(0.5, dtype=DOUBLE, requires_grad=True)
+    want = {InfoNCE: mi.info_nce, NTXent: mi.nt_xent}[module](x, y, temperature=tau)
+    got = loss.double()(x, y)
+    torch.testing.assert_close(got, want)
+    got.backward()
+    want.backward()
+    # tau = exp(-s)
+    torch.testing.assert_close(loss.temperature.logit_scale.grad, -0.5 * tau.grad)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=100.0)
+    optimizer.step()
+    assert loss(x, y) < got
+    assert 1 / loss.temperature().item() <= 100 + 1e-9
+
+
+def test_the_scale_of_a_call_takes_the_place_of_the_temperature():
+    x, y = views()
+    scale = torch.tensor(12.0, dtype=DOUBLE, requires_grad=True)
+    unit = F.normalize(x, dim=1), F.normalize(y, dim=1)
+    want = mi.info_nce(x, y, temperature=1 / 12)
+    for got in (InfoNCE(0.5)(x, y, scale), InfoNCE()(*unit, scale), InfoNCE(normalize=False)(*unit, 12.0)):
+        torch.testing.assert_close(got, want)
+    got = ClipLoss()(*unit, scale)
+    torch.testing.assert_close(got, want)
+    logits = scale * unit[0] @ unit[1].T
+    target = torch.arange(20)
+    dense = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(torch.autograd.grad(got, scale), torch.autograd.grad(dense, scale))
+    with pytest.raises(ValueError, match="logit_scale: want none"):
+        InfoNCE(learnable_temperature=True)(x, y, scale)
+    with pytest.raises(ValueError, match="logit_scale: want finite values > 0"):
+        InfoNCE()(x, y, -scale)
+    with pytest.raises(ValueError, match="logit_scale: want a number or one element"):
+        InfoNCE()(x, y, torch.ones(2))
+
+
+def test_modules_compile_to_one_graph():
+    torch.compiler.reset()
+    x, y = (t.float() for t in views())
+    for loss in (InfoNCE(0.3, learnable_temperature=True), InfoNCE(0.3, symmetric=False, queue_size=(16, 6))):
+        want = loss(x, y)
+        compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, y), want)
+
+
+# ------------------------------------------------------------------------------------------------------- past keys
+
+
+def test_a_queue_holds_the_keys_of_past_batches():
+    loss = InfoNCE(0.3, symmetric=False, queue_size=(10, 6), in_batch_negatives=False).double()
+    beside = InfoNCE(0.3, symmetric=False, queue_size=(10, 6)).double()
+    beside.load_state_dict(loss.state_dict())
+    queue = loss.memory_bank.entries.clone()
+    for _ in range(4):
+        q, k = (t.requires_grad_() for t in views(4))
+        torch.testing.assert_close(
+            loss(q, k), mi.info_nce(q, k, temperature=0.3, symmetric=False, negatives=queue, in_batch_negatives=False)
+        )
+        torch.testing.assert_close(beside(q, k), mi.info_nce(q, k, temperature=0.3, symmetric=False, negatives=queue))
+        queue = torch.cat([queue, F.normalize(k.detach(), dim=1)])[-10:]
+    assert [name for name, _ in loss.named_parameters()] == []
+    assert set(loss.state_dict()) == {"memory_bank.entries", "memory_bank.position"}
+
+
+@pytest.mark.parametrize("loss", [InfoNCE(symmetric=False, queue_size=9), NTXent(0.5, (9, 6))])
+def test_evaluation_and_errors_leave_the_past_keys_alone(loss):
+    q, k = (t.float() for t in views())
+    loss(q, k)
+    before = loss.memory_bank.entries.clone()
+    with torch.no_grad():
+        first = loss(q.requires_grad_(), k)
+    loss.eval()
+    assert loss(q, k) == first
+    loss.train()
+    with pytest.raises(ValueError, match="want the shape of"):
+        loss(q[:3], k)
+    assert torch.equal(loss.memory_bank.entries, before)
+    loss(q, k).backward()
+    assert not torch.equal(loss.memory_bank.entries, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_past_keys_serve_every_dtype(dtype):
+    q, k = (t.to(dtype).requires_grad_() for t in views())
+    loss = NTXent(0.5, (9, 6))
+    want = mi.info_nce(
+        q, k, temperature=0.5, symmetric=False, in_batch_negatives=False, negatives=loss.memory_bank.entries.to(dtype)
+    )
+    torch.testing.assert_close(loss(q, k), want)
+
+
+# --------------------------------------------------------------------------------------------------- points with labels
+
+
+def test_two_views_by_labels_are_nt_xent():
+    z1, z2 = views()
+    z, labels = torch.cat([z1, z2]), torch.arange(20).repeat(2)
+    want = mi.nt_xent(z1, z2, temperature=0.2)
+    torch.testing.assert_close(LabelNTXent(0.2)(z, labels), want)
+    torch.testing.assert_close(SupCon(0.2)(z, labels), want)
+    torch.testing.assert_close(LabelNTXent(0.2)(1000 * z.half(), labels.int()), want.float(), rtol=1e-2, atol=1e-2)
+
+
+def test_bad_labelled_points_are_named():
+    z, labels = torch.randn(6, 3), torch.arange(6)
+    for loss in (SupCon(), LabelNTXent()):
+        with pytest.raises(TypeError, match="labels: want"):
+            loss(z, labels.float())
+        with pytest.raises(ValueError, match="labels: want"):
+            loss(z, labels[:4])
+        with pytest.raises(ValueError, match=r"(z|embeddings): want finite values"):
+            loss(torch.full((6, 3), math.nan), labels // 2)
 
 
 # ------------------------------------------------------------------------------------------------------- ER bound
@@ -170,10 +327,16 @@ def test_bad_views_are_named(replace, error, text):
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
-def test_bad_numbers_are_named(value):
-    for module in (InfoNCE, NTXent):
+def test_bad_temperatures_are_named(value):
+    for call in (
+        lambda: InfoNCE(value),
+        lambda: NTXent(value),
+        lambda: SupCon(value),
+        lambda: LabelNTXent(value),
+        lambda: InfoNCE(value, learnable_temperature=True),
+    ):
         with pytest.raises(ValueError, match="temperature: want"):
-            module(value)
+            call()
     with pytest.raises(ValueError, match="bandwidth: want"):
         EntropyReconstruction(bandwidth=value)
 
@@ -200,3 +363,34 @@ def test_other_bad_settings():
         mi.er_bound(x[:1], y[:1])
     with pytest.raises(ValueError, match="z1: want rows of probabilities"):
         mi.er_bound(x, y, support="discrete")
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "text"),
+    [
+        (lambda: InfoNCE(reduction="median"), ValueError, "reduction: want one of"),
+        (lambda: InfoNCE(label_smoothing=2.0), ValueError, "label_smoothing: want"),
+        (lambda: NTXent(hard_negative_beta=-1.0), ValueError, "hard_negative_beta: want"),
+        (lambda: InfoNCE(torch.tensor(0.1), learnable_temperature=True), TypeError, "temperature: want a number"),
+        (lambda: InfoNCE(0.001, learnable_temperature=True), ValueError, "temperature: want at least 1 / max_scale"),
+        (lambda: InfoNCE(queue_size=8), ValueError, "queue_size: want symmetric=False"),
+        (lambda: NTXent(0.5, -1), ValueError, "memory_bank_size: want an integer >= 0"),
+        (lambda: NTXent(0.5, (8, 4, 2)), ValueError, "memory_bank_size: want an integer >= 0"),
+        (lambda: NTXent(0.5, True), ValueError, "memory_bank_size: want an integer >= 0"),
+        (lambda: NTXent(0.5, 2.5), ValueError, "memory_bank_size: want an integer >= 0"),
+        (lambda: ClipLoss(use_horovod=True), ValueError, "use_horovod: want False"),
+    ],
+)
+def test_bad_settings_of_modules_are_named(build, error, text):
+    with pytest.raises(error, match=text):
+        build()
+
+
+def test_data_that_a_module_cannot_use_is_named():
+    x, y = views()
+    with pytest.raises(ValueError, match="negatives: want none beside the queue"):
+        InfoNCE(symmetric=False, queue_size=8)(x, y, negatives=x)
+    with pytest.raises(ValueError, match="groups: want none with a memory bank"):
+        NTXent(0.5, 8)(x, y, groups=torch.arange(20))
+    with pytest.raises(ValueError, match=r"rank, world_size: want those of torch\.distributed, 0 and 1"):
+        ClipLoss(world_size=2)(x, y, 1.0)

@@ -286,6 +286,7 @@ class _Fused(torch.autograd.Function):
 
     backward = staticmethod(_gradients)
 
+
 # ------------------------------------------------------------------------------------------------ public function
 
 

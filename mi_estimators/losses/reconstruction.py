@@ -1,81 +1,18 @@
-"""Losses as modules: thin over the functions of the same names, to drop into a training loop. All values in nats."""
+"""The ER bound as a loss module."""
 
 from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.contrastive import REDUCTIONS, check_temperature, info_nce, nt_xent
 from mi_estimators.entropy.kde import check_bandwidth
 from mi_estimators.er import KERNEL_OF, SUPPORTS, ERBound, er_bound
+from mi_estimators.losses.base import Loss
 
 
-class _Loss(nn.Module):
-    """A loss whose settings are its public attributes."""
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_") and k != "training")
-
-
-class InfoNCE(_Loss):
-    """InfoNCE loss of two paired batches, see :func:`~mi_estimators.contrastive.info_nce`.
-
-    Shape:
-        - Input: :math:`(K, d)`, :math:`(K, d)`; Output: scalar (or :math:`(K,)` with ``reduction="none"``).
-
-    Raises:
-        TypeError, ValueError: ``temperature <= 0`` or an unknown reduction, here; bad inputs, at the call.
-    """
-
-    def __init__(
-        self, temperature: float = 0.1, *, symmetric: bool = True, normalize: bool = True, reduction: str = "mean"
-    ) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        _checks.choice("reduction", reduction, REDUCTIONS)
-        self.temperature = temperature
-        self.symmetric = symmetric
-        self.normalize = normalize
-        self.reduction = reduction
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of the pairs (x_i, y_i)."""
-        return info_nce(
-            x,
-            y,
-            temperature=self.temperature,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            reduction=self.reduction,
-        )
-
-
-class NTXent(_Loss):
-    """NT-Xent loss of SimCLR, see :func:`~mi_estimators.contrastive.nt_xent`.
-
-    Shape:
-        - Input: :math:`(K, d)`, :math:`(K, d)`; Output: scalar (or :math:`(2K,)` with ``reduction="none"``).
-
-    Raises:
-        TypeError, ValueError: ``temperature <= 0`` or an unknown reduction, here; bad inputs, at the call.
-    """
-
-    def __init__(self, temperature: float = 0.5, *, normalize: bool = True, reduction: str = "mean") -> None:
-        super().__init__()
-        check_temperature(temperature)
-        _checks.choice("reduction", reduction, REDUCTIONS)
-        self.temperature = temperature
-        self.normalize = normalize
-        self.reduction = reduction
-
-    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """The loss of the pairs (z1_i, z2_i) against all 2K - 2 other views."""
-        return nt_xent(z1, z2, temperature=self.temperature, normalize=self.normalize, reduction=self.reduction)
-
-
-class EntropyReconstruction(_Loss):
+class EntropyReconstruction(Loss):
     r"""Negative ER bound, :math:`-(w_r\, \mathbb E \log q(z_2 \mid z_1) + w_h H(Z_2))`.
 
     With ``symmetric`` the mean of both directions, so that the entropy of either view is raised. Weights other than 1

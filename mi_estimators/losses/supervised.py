@@ -1,0 +1,141 @@
+"""Losses of points with labels as modules."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mi_estimators import _checks, contrastive, joined
+from mi_estimators.contrastive.checks import check_ids
+from mi_estimators.contrastive.points import inverse, prepared
+from mi_estimators.distributed import gather_with_gradient
+from mi_estimators.losses.base import ContrastiveLoss
+from mi_estimators.ops.pairwise_lse import unchecked_pairwise_lse, without_autocast
+
+
+class SupCon(ContrastiveLoss):
+    r"""Supervised contrastive loss, see :func:`~mi_estimators.sup_con`.
+
+    Takes the place of pytorch-metric-learning's ``SupConLoss``: ``loss(embeddings, labels)`` with the same values. A
+    batch in which no label occurs twice is an error here (on the CPU), and not the loss 0.
+
+    Args:
+        temperature: :math:`\tau > 0`.
+        learnable_temperature: as for :class:`InfoNCE`.
+        max_scale: as for :class:`InfoNCE`.
+        gather_distributed: the loss of the points of all processes, computed on each of them.
+        normalize: this and the following are options of :func:`~mi_estimators.sup_con`.
+        reduction: as there.
+        decoupled: as there.
+
+    Shape:
+        - Input: :math:`(N, d)`, :math:`(N,)` integers; Output: scalar (or :math:`(N,)` with ``reduction="none"``).
+
+    Raises:
+        TypeError, ValueError: bad settings, here; bad inputs, at the call.
+    """
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.1,
+        *,
+        learnable_temperature: bool = False,
+        max_scale: float = 100.0,
+        gather_distributed: bool = False,
+        normalize: bool = True,
+        reduction: str = "mean",
+        decoupled: bool = False,
+    ) -> None:
+        super().__init__(
+            temperature,
+            learnable_temperature=learnable_temperature,
+            max_scale=max_scale,
+            gather_distributed=gather_distributed,
+            normalize=normalize,
+            reduction=reduction,
+            decoupled=decoupled,
+        )
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of points with labels."""
+        function = joined.sup_con if self.gather_distributed else contrastive.sup_con
+        return function(embeddings, labels, **self.arguments(embeddings))
+
+
+class LabelNTXent(ContrastiveLoss):
+    r"""NT-Xent of labelled points, one positive at a time: pytorch-metric-learning's ``NTXentLoss``.
+
+    .. math::
+        L = -\frac{1}{|P|} \sum_{(i, p) \in P}
+            \log \frac{e^{z_i \cdot z_p / \tau}}
+                      {e^{z_i \cdot z_p / \tau} + \sum_{k :\, y_k \ne y_i} e^{z_i \cdot z_k / \tau}},
+        \qquad P = \{ (i, p) : y_p = y_i,\ p \ne i \}
+
+    Other positives are not in the denominator, as they are in :class:`SupCon`. With two points of each label, as
+    ``loss(torch.cat([z1, z2]), torch.arange(K).repeat(2))``, it is :class:`NTXent`. Memory is O((N + \|P\|) d): with
+    classes of m points, N (m - 1) pairs; the triples are not formed.
+
+    Args:
+        temperature: :math:`\tau > 0`.
+        learnable_temperature: as for :class:`InfoNCE`.
+        max_scale: as for :class:`InfoNCE`.
+        gather_distributed: the loss of the points of all processes, computed on each of them.
+        normalize: scale rows to unit length first.
+
+    Shape:
+        - Input: :math:`(N, d)`, :math:`(N,)` integers; Output: scalar, 0 if no label occurs twice.
+
+    Raises:
+        TypeError, ValueError: ``temperature <= 0`` or NaN, here; bad inputs, at the call.
+
+    Source: the formula of pytorch-metric-learning, after Sohn (2016), eq. 6, and Chen et al. (2020), eq. 1.
+    """
+
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.07,
+        *,
+        learnable_temperature: bool = False,
+        max_scale: float = 100.0,
+        gather_distributed: bool = False,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(
+            temperature,
+            learnable_temperature=learnable_temperature,
+            max_scale=max_scale,
+            gather_distributed=gather_distributed,
+            normalize=normalize,
+        )
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of points with labels."""
+        _checks.floating("embeddings", embeddings)
+        _checks.finite("embeddings", embeddings)
+        labels = check_ids("labels", labels, embeddings)
+        if self.gather_distributed:
+            embeddings, labels = gather_with_gradient(embeddings), gather_with_gradient(labels)
+        arguments = self.arguments(embeddings)
+        with without_autocast(embeddings):
+            points = prepared(embeddings, self.normalize)
+            scale = inverse(arguments["temperature"], points)
+            negatives = unchecked_pairwise_lse(points, scale=scale, row_groups=labels)
+            anchors, partners = _positive_pairs(labels)
+            positives = scale * (points[anchors] * points[partners]).sum(dim=1)
+            losses = -F.logsigmoid(positives - negatives[anchors])
+            return losses.sum() / max(len(losses), 1)
+
+
+def _positive_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the two points of each ordered pair of equal labels, a point not paired with itself."""
+    order = labels.argsort(stable=True)  # class by class
+    sizes = torch.unique_consecutive(labels[order], return_counts=True)[1]
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # [N], where the class of a place starts
+    sizes = sizes.repeat_interleave(sizes)
+    places = torch.arange(len(labels), device=labels.device)
+    first = (sizes - 1).cumsum(0) - (sizes - 1)  # [N], the first pair of a place
+    anchors = places.repeat_interleave(sizes - 1)
+    ahead = torch.arange(len(anchors), device=labels.device) - first[anchors] + 1  # 1 .. size - 1, round the class
+    partners = starts[anchors] + (anchors - starts[anchors] + ahead) % sizes[anchors]
+    return order[anchors], order[partners]
