@@ -154,6 +154,7 @@ def reference(
     products = (px * py).sum(dim=1)
     positives = scale * products
     # The pairs of pairwise_lse: its rows and columns, or all points against themselves.
+    pairs: tuple[Any, ...]
     if both:
         own = torch.arange(n, device=x.device) if groups is None else groups
         pairs = (torch.cat([px, py]), None, scale, None, torch.cat([own, own]), None, "dot", True)
@@ -243,7 +244,8 @@ def _gradients(ctx: Any, grad_loss: Tensor | None, *grad_gradients: Tensor | Non
     if any(gradient is not None for gradient in grad_gradients):  # somebody differentiates the gradients again
         for i, gradient in enumerate(_second_gradients(inputs, ctx.options, ctx.needs, grad_gradients)):
             if gradient is not None:
-                found[i] = gradient if found[i] is None else found[i] + gradient
+                first = found[i]
+                found[i] = gradient if first is None else first + gradient
     return tuple(found)
 
 
@@ -254,8 +256,8 @@ def _second_gradients(
     *points, weights, groups = inputs
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        aliases = [tensor.view_as(tensor) for tensor in points]  # x and y may be one tensor in two roles
-        loss = _differentiable_loss(*aliases, weights, groups, *options)
+        x, y, scale = aliases = [tensor.view_as(tensor) for tensor in points]  # x and y may be one tensor in two roles
+        loss = _differentiable_loss(x, y, scale, weights, groups, *options)
         wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need]
         first = torch.autograd.grad(loss, wanted, create_graph=True)
         used = [grad for grad, need in zip(grads, needs, strict=True) if need]

@@ -70,7 +70,7 @@ class Sweep {
                       : want_x_ && args.dx == nullptr ? n_ * d_
                                                       : 0),
         inverse_norm_(args.normalize ? 2 * n_ : 0),
-        positive_(n_),
+        product_(n_),
         slope_(n_),
         factors_(gradients_ ? 2 * n_ : 0) {
     dx_ = args.both || args.dx == nullptr ? own_gradient_.get() : static_cast<T*>(args.dx);
@@ -80,8 +80,9 @@ class Sweep {
   void run() {
     prepare();
     const bool sign = Products::kAnySign ? scale_ != T(0) : scale_ > T(0);
-    if (!(sign && bound_ <= kTry && swept())) shifted();
-    finish();
+    const bool swept = sign && bound_ <= kTry && sweep();
+    if (!swept) shifted();
+    finish(swept);
   }
 
  private:
@@ -100,7 +101,7 @@ class Sweep {
       for (int64_t i = rows.begin; i < rows.end; ++i) {
         raise(local[0], prepared(x, i, 0));
         raise(local[1], prepared(y, i, n_));
-        positive_[i] = static_cast<double>(scale_) * dot(px_ + i * d_, py_ + i * d_, d_);
+        product_[i] = dot(px_ + i * d_, py_ + i * d_, d_);
       }
     });
     double x_norm = 0, y_norm = 0;
@@ -140,7 +141,7 @@ class Sweep {
   // ------------------------------------------------------------------------------------------------------- a sweep
 
   // Loss and gradients by exponentials without a shift. False: some sum left the range in which that is exact.
-  bool swept() {
+  bool sweep() {
     const int64_t m = args_.both ? 2 * n_ : n_;
     slope_.fill(n_, 0.0);
     loss_ = 0;
@@ -294,11 +295,11 @@ class Sweep {
   bool close(const double* sums, Range anchors, T* factors) {
     static const double lowest = __builtin_exp(-kSafe), highest = __builtin_exp(kHighest);
     for (int64_t i = anchors.begin; i < anchors.end; ++i) {
-      const double sum = sums[i], positive = __builtin_exp(positive_[i]);
-      if (!(sum >= lowest && sum <= highest && positive <= 1e300)) return false;
+      const double sum = sums[i], positive = static_cast<double>(scale_) * product_[i], own = __builtin_exp(positive);
+      if (!(sum >= lowest && sum <= highest && own <= 1e300)) return false;
       const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
-      const double whole = args_.decoupled ? sum : sum + positive;
-      loss_ += f * (args_.decoupled ? __builtin_log(sum) - positive_[i] : __builtin_log1p(sum / positive));
+      const double whole = args_.decoupled ? sum : sum + own;
+      loss_ += f * (args_.decoupled ? __builtin_log(sum) - positive : __builtin_log1p(sum / own));
       slope_[i] += f * (sum / whole);
       if (gradients_) factors[i] = static_cast<T>(f / whole);
     }
@@ -348,12 +349,17 @@ class Sweep {
     back.grad_col = columns ? col_slope.get() : nullptr;
     back.dx = want_x_ ? dx_ : nullptr;
     back.dy = want_y_ && !args_.both ? dy_ : nullptr;
+    T moment = 0;
+    back.dscale = args_.dscale != nullptr ? &moment : nullptr;
     Gradient<T>(back, runtime_).run();
+    if (args_.dscale == nullptr) return;
+    dscale_ = static_cast<double>(moment);
+    for (int64_t i = 0; i < n_; ++i) dscale_ -= slope_[i] * product_[i];
   }
 
   void close_shifted(const T* lse, T* slopes) {
     for (int64_t i = 0; i < n_; ++i) {
-      const double gap = static_cast<double>(lse[i]) - positive_[i];
+      const double gap = static_cast<double>(lse[i]) - static_cast<double>(scale_) * product_[i];
       const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
       const double tail = __builtin_exp(-__builtin_fabs(gap));  // NaN stays NaN
       const double slope = args_.decoupled ? 1.0 : gap > 0 ? 1 / (1 + tail) : tail / (1 + tail);
@@ -366,7 +372,7 @@ class Sweep {
   // ----------------------------------------------------------------------------------------------------- gradients
 
   // The positives' part, the temperature's gradient, and the way back through the normalisation.
-  void finish() {
+  void finish(bool swept) {
     *static_cast<T*>(args_.loss) = static_cast<T>(loss_);
     if (!gradients_) return;
     Buffer<double> radial(n_);
@@ -378,9 +384,11 @@ class Sweep {
       }
     });
     if (args_.dscale == nullptr) return;
-    double total = 0;
-    for (int64_t i = 0; i < n_; ++i) total += radial[i];
-    *static_cast<T*>(args_.dscale) = static_cast<T>(total / static_cast<double>(scale_));
+    if (swept) {  // sum_i p_i.dp_i is scale times it
+      for (int64_t i = 0; i < n_; ++i) dscale_ += radial[i];
+      dscale_ /= static_cast<double>(scale_);
+    }
+    *static_cast<T*>(args_.dscale) = static_cast<T>(dscale_);
   }
 
   // The gradient of one point, to where it is wanted (out may be null). Returns p_i . dp_i.
@@ -411,7 +419,7 @@ class Sweep {
   const T* weights_;
   const bool two_sided_, gradients_, want_x_, want_y_, copied_;
   Buffer<T> points_, own_gradient_;
-  Buffer<double> inverse_norm_, positive_, slope_;
+  Buffer<double> inverse_norm_, product_, slope_;
   Buffer<T> factors_;  // u of the rows, then v of the columns
   const T* px_ = nullptr;
   const T* py_ = nullptr;
@@ -419,7 +427,7 @@ class Sweep {
   T* dy_;
   T* held_ = nullptr;
   int64_t held_rows_ = 0, held_cols_ = 0;
-  double bound_ = 0, loss_ = 0;
+  double bound_ = 0, loss_ = 0, dscale_ = 0;
 };
 
 }  // namespace MI_SIMD_LEVEL
