@@ -19,6 +19,15 @@ constexpr T infinity() {
   return static_cast<T>(__builtin_inf());
 }
 
+// sum_k a_k b_k in double.
+template <class T>
+MI_INLINE double dot(const T* a, const T* b, int64_t d) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(a[k]) * static_cast<double>(b[k]);
+  return sum;
+}
+
 // Uninitialised array, aligned for the widest vectors.
 template <class T>
 class Buffer {

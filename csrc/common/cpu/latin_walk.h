@@ -15,6 +15,15 @@ void parallel(const CpuRuntime& runtime, int64_t tasks, const F& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+constexpr int64_t kRowsAtOnce = 32;  // rows a thread should have before it is worth waking
+
+// Calls body(part, rows) for parts of n rows, in parallel; at most runtime.threads parts.
+template <class F>
+void over_rows(const CpuRuntime& runtime, int64_t n, const F& body) {
+  const int64_t parts = max_of(1, min_of(runtime.threads, n / kRowsAtOnce));
+  parallel(runtime, parts, [&](int64_t part) { body(part, chunk(n, parts, part)); });
+}
+
 constexpr int64_t kTileRows = 256;
 constexpr int64_t kTileCols = 1024;
 constexpr int64_t kMinChunk = 64;  // rows or columns under which another thread does not pay

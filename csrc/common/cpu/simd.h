@@ -89,26 +89,20 @@ MI_INLINE T vexp(T x) {
   return x < C::lowest ? T(0) : (x == x ? result : x);
 }
 
-// What a logit is multiplied by before exp_of_scaled: for float that function is 2^t, which spares the reduction by
-// ln 2.
-template <class T>
-constexpr T exp_unit() {
-  return sizeof(T) == sizeof(float) ? T(1.44269504088896341) : T(1);
-}
-
-// exp(t / exp_unit()), with less care than vexp: about 1.5 units in the last place, 0 under the smallest normal number,
-// saturation at the top, and a NaN that need not stay one: for callers that have ruled NaN out.
-MI_INLINE float exp_of_scaled(float t) {
+// exp(x) with less care than vexp: 0 where the result would be under the smallest normal number, saturation at the top,
+// and a NaN that need not stay one: for callers that have ruled NaN out.
+MI_INLINE float quick_exp(float x) {
   using C = ExpConstants<float>;
-  const float clamped = t > 127.5f ? 127.5f : t;
-  const float shifted = clamped + C::round_magic;
-  const float r = clamped - (shifted - C::round_magic);
-  float p = 1.5345812024200356e-4f;  // minimax for 2^r on [-1/2, 1/2]: 1.9e-9 relative
-  p = p * r + 1.3399931219698897e-3f;
-  p = p * r + 9.618488957041028e-3f;
-  p = p * r + 5.5503287769636304e-2f;
-  p = p * r + 2.4022646890634677e-1f;
-  p = p * r + 6.931472057372686e-1f;
+  const float clamped = x > C::highest ? C::highest : x;
+  const float shifted = clamped * C::log2e + C::round_magic;
+  const float n = shifted - C::round_magic;
+  const float r = (clamped - n * C::ln2_hi) - n * C::ln2_lo;
+  float p = 1.383684601e-03f;  // minimax on [-ln(2)/2, ln(2)/2]: 1.9e-9 relative
+  p = p * r + 8.374815805e-03f;
+  p = p * r + 4.166822557e-02f;
+  p = p * r + 1.666642017e-01f;
+  p = p * r + 4.999999208e-01f;
+  p = p * r + 1.0f;
   p = p * r + 1.0f;
   int32_t bits, exponent;
   __builtin_memcpy(&bits, &p, sizeof(float));
@@ -116,10 +110,10 @@ MI_INLINE float exp_of_scaled(float t) {
   bits = static_cast<int32_t>(static_cast<uint32_t>(bits) + (static_cast<uint32_t>(exponent) << C::mantissa_bits));
   float result;
   __builtin_memcpy(&result, &bits, sizeof(float));
-  return t < -126.0f ? 0.0f : result;
+  return x < C::lowest ? 0.0f : result;
 }
 
-MI_INLINE double exp_of_scaled(double t) { return vexp(t); }
+MI_INLINE double quick_exp(double x) { return vexp(x); }
 
 }  // namespace MI_SIMD_LEVEL
 }  // namespace mi

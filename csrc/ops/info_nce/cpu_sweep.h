@@ -3,24 +3,16 @@
 
 #include "common/cpu/triangle_walk.h"
 #include "ops/info_nce/cpu_products.h"
-#include "ops/info_nce/cpu_tiles.h"
 #include "ops/info_nce/kernel.h"
 #include "ops/pairwise_lse/cpu_backward.h"
+#include "ops/pairwise_lse/cpu_exponentials.h"
 #include "ops/pairwise_lse/cpu_forward.h"
 
 namespace mi {
 namespace MI_SIMD_LEVEL {
 
 constexpr int64_t kHeldBytes = int64_t{64} << 20;  // exponentials kept from the forward sweep
-constexpr int64_t kRowsAtOnce = 32;                // points a thread should have before it is worth waking
-constexpr double kSafe = 60, kTry = 200, kHighest = 70;
-constexpr double kSmallestNorm = 1e-12;  // as torch.nn.functional.normalize
-
-template <class F>
-void over_rows(const CpuRuntime& runtime, int64_t n, const F& body) {
-  const int64_t tasks = max_of(1, min_of(runtime.threads, n / kRowsAtOnce));
-  parallel(runtime, tasks, [&](int64_t task) { body(task, chunk(n, tasks, task)); });
-}
+constexpr double kSmallestNorm = 1e-12;            // as torch.nn.functional.normalize
 
 // Memory lent by the host for one call.
 class Loan {
@@ -39,15 +31,6 @@ class Loan {
   void* data_;
 };
 
-// sum_k a_k b_k in double.
-template <class T>
-MI_INLINE double dot(const T* a, const T* b, int64_t d) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < d; ++k) sum += static_cast<double>(a[k]) * static_cast<double>(b[k]);
-  return sum;
-}
-
 template <class T, class Products>
 class Sweep {
  public:
@@ -57,7 +40,6 @@ class Sweep {
         n_(args.n),
         d_(args.d),
         scale_(*static_cast<const T*>(args.scale)),
-        unit_(scale_ * exp_unit<T>()),
         weights_(static_cast<const T*>(args.weights)),
         two_sided_(args.both || args.symmetric),
         gradients_(args.dx != nullptr || args.dy != nullptr || args.dscale != nullptr),
@@ -187,8 +169,8 @@ class Sweep {
       products.scores(rows, cols, tile.data, tile.ld);
       exclude(rows, cols, tile);
       T* columns = memory.get() + tile_size;
-      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, unit_, row_sums, col_sums, columns)
-                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, unit_, row_sums, col_sums, columns);
+      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns)
+                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns);
     });
     if (!close(row_sums, strip, factors_.get())) return false;
     if (two_sided_ && !close(col_sums, Range{0, n_}, factors_.get() + n_)) return false;
@@ -221,8 +203,8 @@ class Sweep {
       const Tile tile = place(rows, cols, memory.get());
       products.scores(rows, cols, tile.data, tile.ld);
       exclude(rows, cols, tile);
-      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, unit_, sums.get(), sums.get(), columns)
-               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, unit_, sums.get(), sums.get(), columns);
+      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns)
+               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns);
     });
     if (!close(sums.get(), Range{0, n_}, factors_.get())) return false;
     if (!close(sums.get() + n_, Range{0, n_}, factors_.get() + n_)) return false;
@@ -281,22 +263,21 @@ class Sweep {
     const T* u = factors_.get();
     const T* v = args_.both ? u : u + n_;
     if (tile.held) {
-      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, unit_, u, v)
-                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, unit_, u, v);
+      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, scale_, u, v)
+                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, scale_, u, v);
       return;
     }
     products.scores(rows, cols, tile.data, tile.ld);
     exclude(rows, cols, tile);
-    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, unit_, u, v)
-               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, unit_, u, v);
+    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, scale_, u, v)
+               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, scale_, u, v);
   }
 
   // Losses of a range of anchors by their sums, and the factors of their weights. False: a sum is out of range.
   bool close(const double* sums, Range anchors, T* factors) {
-    static const double lowest = __builtin_exp(-kSafe), highest = __builtin_exp(kHighest);
     for (int64_t i = anchors.begin; i < anchors.end; ++i) {
       const double sum = sums[i], positive = static_cast<double>(scale_) * product_[i], own = __builtin_exp(positive);
-      if (!(sum >= lowest && sum <= highest && own <= 1e300)) return false;
+      if (!sum_is_exact(sum) || !(own <= 1e300)) return false;
       const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
       const double whole = args_.decoupled ? sum : sum + own;
       loss_ += f * (args_.decoupled ? __builtin_log(sum) - positive : __builtin_log1p(sum / own));
@@ -415,7 +396,7 @@ class Sweep {
   const InfoNce& args_;
   const CpuRuntime& runtime_;
   const int64_t n_, d_;
-  const T scale_, unit_;
+  const T scale_;
   const T* weights_;
   const bool two_sided_, gradients_, want_x_, want_y_, copied_;
   Buffer<T> points_, own_gradient_;

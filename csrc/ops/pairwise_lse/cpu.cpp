@@ -18,6 +18,9 @@
 // exactly. For d <= kDirectMaxDim, or when the problem is small, the differences are formed directly instead: exact
 // for close points and, for small d, faster than a product.
 //
+// Dot products of moderate size, without bias, go without a shift: one exponential serves row and column, no pass for
+// the maximum (cpu_exponentials.h). Where the sums tell that this was not exact, the shifted pass follows.
+//
 // Considered and left out: a copy of dy for each thread (memory, and a reduction that costs what it saves); one exp
 // for rows and columns by a shift common to the tile (underflows at low temperature).
 #include "ops/pairwise_lse/cpu.h"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cpu/latin_walk.h"
+#include "ops/pairwise_lse/cpu_exponentials.h"
 #include "ops/pairwise_lse/cpu_scores.h"
 
 namespace mi {
@@ -49,6 +50,9 @@ class Gradient {
         dy_(pairs_.self && want_x_ ? second_role_.get() : static_cast<T*>(args.dy)),
         row_lse_(args.grad_row != nullptr ? pairs_.n : 0),
         col_lse_(args.grad_col != nullptr ? pairs_.m : 0),
+        unshifted_(pairs_.plain() && args.dscale == nullptr && !want_column_mass_ &&
+                   exact(args.grad_row, args.row_lse, pairs_.n) && exact(args.grad_col, args.col_lse, pairs_.m)),
+        factors_(unshifted_ ? pairs_.n + pairs_.m : 0),
         row_mass_(pairs_.n),
         column_mass_(want_column_mass_ ? pairs_.m : 0),
         moment_(walk_.chunks) {
@@ -58,6 +62,9 @@ class Gradient {
     row_mass_.fill(pairs_.n, 0.0);
     if (want_column_mass_) column_mass_.fill(pairs_.m, 0.0);
     moment_.fill(walk_.chunks, 0.0);
+    if (!unshifted_) return;
+    fill_factors(args.grad_row, args.row_lse, pairs_.n, factors_.get());
+    fill_factors(args.grad_col, args.col_lse, pairs_.m, factors_.get() + pairs_.n);
   }
 
   void run() {
@@ -84,7 +91,31 @@ class Gradient {
     for (int64_t i = 0; i < size; ++i) out[i] = lse[i] == -infinity<T>() ? infinity<T>() : lse[i];
   }
 
+  // Whether exp(s) of every pair is at most exp(kHighest), and what is lost under the smallest number does not matter.
+  static bool exact(const void* grad, const void* lse, int64_t size) {
+    if (grad == nullptr) return true;
+    const T* values = static_cast<const T*>(lse);
+    for (int64_t i = 0; i < size; ++i)
+      if (!(values[i] >= T(-kSafe) && values[i] <= T(kHighest))) return false;
+    return true;
+  }
+
+  static void fill_factors(const void* grad, const void* lse, int64_t size, T* out) {
+    for (int64_t i = 0; i < size; ++i)
+      out[i] = grad == nullptr ? T(0)
+                               : static_cast<T>(static_cast<double>(static_cast<const T*>(grad)[i]) *
+                                                __builtin_exp(-static_cast<double>(static_cast<const T*>(lse)[i])));
+  }
+
+  void epilogue_unshifted(Range rows, Range cols, T* tile, int64_t ld) const {
+    pairs_.leave_out(rows, cols, tile, ld, pairs_.scale > T(0) ? -infinity<T>() : infinity<T>());
+    const T* u = factors_.get();
+    args_.grad_col != nullptr ? weights_of_tile<true, false>(tile, ld, rows, cols, pairs_.scale, u, u + pairs_.n)
+                              : weights_of_tile<false, false>(tile, ld, rows, cols, pairs_.scale, u, u);
+  }
+
   void epilogue(int64_t thread, Range rows, Range cols, T* tile, int64_t ld, T* tile_mass) {
+    if (unshifted_) return epilogue_unshifted(rows, cols, tile, ld);
     const int64_t width = cols.size();
     const T* grad_row = static_cast<const T*>(args_.grad_row);
     const T* grad_col = static_cast<const T*>(args_.grad_col);
@@ -202,6 +233,8 @@ class Gradient {
   Buffer<T> second_role_;  // in self mode the column role is summed apart: rows and columns have other writers
   T* dy_;
   Buffer<T> row_lse_, col_lse_;
+  const bool unshifted_;
+  Buffer<T> factors_;  // of the rows, then of the columns
   Buffer<double> row_mass_, column_mass_, moment_;
 };
 

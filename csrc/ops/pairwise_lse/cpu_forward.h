@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cpu/latin_walk.h"
+#include "ops/pairwise_lse/cpu_exponentials.h"
 #include "ops/pairwise_lse/cpu_scores.h"
 
 namespace mi {
@@ -67,9 +68,41 @@ class OnlineLse {
   int64_t size_;
 };
 
+// By exponentials without a shift. False: not for these scores.
+template <class T>
+bool forward_unshifted(const PairwiseLseForward& args, const Pairs<T>& pairs) {
+  if (!pairs.plain() || min_of(pairs.n, pairs.m) < kMinChunk || !(pairs.largest_score() <= kTry)) return false;
+  const bool columns = args.col_lse != nullptr;
+  const Walk walk(pairs.n, pairs.m, columns, pairs.runtime);
+  const int64_t ld = walk.tile_cols, tile_size = walk.tile_rows * ld;
+  const T nothing = pairs.scale > T(0) ? -infinity<T>() : infinity<T>();
+  Buffer<double> row_sums(pairs.n), col_sums(columns ? pairs.m : 0);
+  row_sums.fill(pairs.n, 0.0);
+  if (columns) col_sums.fill(pairs.m, 0.0);
+  walk.run(pairs.runtime, [&](int64_t, Range rows, Range cols, bool, bool) {
+    const Scratch<T> scratch(tile_size + ld);
+    T* tile = scratch.get();
+    pairs.scores(rows, cols, tile, ld, nullptr);
+    pairs.leave_out(rows, cols, tile, ld, nothing);
+    columns ? exponentials_of_tile<true>(tile, ld, rows, cols, pairs.scale, row_sums.get(), col_sums.get(),
+                                         tile + tile_size)
+            : exponentials_of_tile<false>(tile, ld, rows, cols, pairs.scale, row_sums.get(), col_sums.get(), tile);
+  });
+  const auto finish = [](const Buffer<double>& sums, int64_t size, void* out) {
+    for (int64_t i = 0; i < size; ++i) {
+      const double sum = sums.get()[i];
+      if (!sum_is_exact(sum)) return false;
+      static_cast<T*>(out)[i] = static_cast<T>(__builtin_log(sum));
+    }
+    return true;
+  };
+  return finish(row_sums, pairs.n, args.row_lse) && (!columns || finish(col_sums, pairs.m, args.col_lse));
+}
+
 template <class T>
 void forward(const PairwiseLseForward& args, const CpuRuntime& runtime) {
   const Pairs<T> pairs(args.pairs, runtime);
+  if (forward_unshifted(args, pairs)) return;
   const bool columns = args.col_lse != nullptr;
   const Walk walk(pairs.n, pairs.m, columns, runtime);
   const int64_t ld = walk.tile_cols, transposed = pairs.direct ? pairs.d * ld : 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cpu/arrays.h"
+#include "common/cpu/latin_walk.h"
 #include "common/cpu/runtime.h"
 #include "ops/pairwise_lse/kernel.h"
 
@@ -39,6 +40,7 @@ class Pairs {
         self(args.self()),
         squared(args.score == Score::sqeuclidean),
         direct(squared && (d <= kDirectMaxDim || n * m <= kDirectMaxWork)),
+        has_bias_(args.bias != nullptr),
         bias_(args.bias != nullptr ? 0 : m),
         centred_x_(squared && !direct ? n * d : 0),
         centred_y_(squared && !direct && !self ? m * d : 0),
@@ -98,6 +100,44 @@ class Pairs {
       const int64_t twin = rows.begin + i - cols.begin;
       if (self && twin >= 0 && twin < width) row[twin] = T(0);
     }
+  }
+
+  // The score `nothing` for every pair of a tile that is left out.
+  void leave_out(Range rows, Range cols, T* tile, int64_t ld, T nothing) const {
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      T* __restrict row = tile + i * ld;
+      const int64_t own = rows.begin + i - cols.begin, width = cols.size();
+      if (exclude_diagonal && own >= 0 && own < width) row[own] = nothing;
+      if (row_groups == nullptr) continue;
+      const int64_t group = row_groups[rows.begin + i];
+      const int64_t* __restrict groups = col_groups + cols.begin;
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) row[j] = groups[j] == group ? nothing : row[j];
+    }
+  }
+
+  // Whether exponentials without a shift may be taken of these scores: see cpu_exponentials.h.
+  bool plain() const { return !squared && !has_bias_ && scale != T(0); }
+
+  // An upper bound on every score in absolute value; NaN if some point holds one.
+  double largest_score() const {
+    Buffer<double> longest(2 * runtime.threads);
+    longest.fill(2 * runtime.threads, 0.0);
+    const auto measure = [&](const T* points, int64_t count, int64_t side) {
+      over_rows(runtime, count, [&](int64_t part, Range rows) {
+        double& largest = longest[2 * part + side];
+        for (int64_t i = rows.begin; i < rows.end; ++i) {
+          const double square = dot(points + i * d, points + i * d, d);
+          if (!(square <= largest)) largest = square;  // a NaN is the largest of all
+        }
+      });
+    };
+    measure(x, n, 0);
+    if (!self) measure(y, m, 1);
+    double sides[2] = {0, 0};
+    for (int64_t k = 0; k < 2 * runtime.threads; ++k)
+      if (!(longest[k] <= sides[k % 2])) sides[k % 2] = longest[k];
+    return __builtin_fabs(static_cast<double>(scale)) * __builtin_sqrt(sides[0] * sides[self ? 0 : 1]);
   }
 
   // columns_of_y[k * width + j] = y[cols.begin + j][k]: the layout in which the direct path reads y.
@@ -162,6 +202,7 @@ class Pairs {
     return moved;
   }
 
+  const bool has_bias_;
   Buffer<T> bias_, centred_x_, centred_y_, norm_x_, norm_y_;
 };
 
