@@ -6,6 +6,7 @@ import ctypes
 import gc
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Entry, Row, call, reason
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,12 @@ def call_memory(entry: Entry, name: str, params: dict[str, object], mode: str, t
     return Memory(max(0, peak - before), before - cold, "rise of VmHWM over a second call", seconds)
 
 
+def _end_with_parent() -> None:
+    """Have the system end this worker when the run is killed (Linux), so that no call goes on without it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class MemoryProbe:
     """Takes memory in a process a contender, so that one contender's pools do not hide another's need."""
 
@@ -100,6 +109,13 @@ class MemoryProbe:
         if name in self._workers:
             self._workers.pop(name).shutdown()
 
+    def worker(self, name: str) -> ProcessPoolExecutor:
+        """The process of a contender, started when first asked for."""
+        if name not in self._workers:
+            context = multiprocessing.get_context("spawn")
+            self._workers[name] = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+        return self._workers[name]
+
     def take(self, row: Row, entry: Entry, *, fresh: bool = False) -> Memory | None:
         """Fill in the memory of one row, or a note of why there is none.
 
@@ -108,11 +124,8 @@ class MemoryProbe:
         name = row.contender
         if fresh:
             self._end(name)
-        if name not in self._workers:
-            context = multiprocessing.get_context("spawn")
-            self._workers[name] = ProcessPoolExecutor(max_workers=1, mp_context=context)
         try:
-            memory = self._workers[name].submit(call_memory, entry, name, row.params, row.mode, row.threads).result()
+            memory = self.worker(name).submit(call_memory, entry, name, row.params, row.mode, row.threads).result()
         except Exception as error:  # a call that the system ended for want of memory is a result, not the run's end
             row.note = f"memory: {reason(error)}"
             self._end(name)

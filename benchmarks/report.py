@@ -79,7 +79,7 @@ def print_contenders(rows: Sequence[Row]) -> None:
     for row in rows:
         groups[row.entry, row.mode, row.threads].append(row)
     for (entry, mode, threads), members in groups.items():
-        title = f"{entry}, {MODES[mode]}, {_threads_text(threads)}"
+        title = f"{entry}, {MODES[mode]}, {threads_text(threads)}"
         print_table(title, CONTENDERS, [_contender_cells(row) for row in members], left=(0, 1, 8))
 
 
@@ -98,7 +98,8 @@ RATIOS = (
 )
 
 
-def _threads_text(threads: int) -> str:
+def threads_text(threads: int) -> str:
+    """Threads in words."""
     return f"{threads} thread" + ("s" if threads != 1 else "")
 
 

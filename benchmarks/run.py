@@ -67,7 +67,8 @@ class Run:
                 start = time.perf_counter()
                 rows += self.alone(entry, case, mode) if case.alone else self.against_others(entry, case, mode)
                 seconds = time.perf_counter() - start
-                print(f"{entry.name}: {report.params_text(rows[-1])}, {MODES[mode]}: {seconds:.0f} s", file=sys.stderr)
+                what = f"{report.params_text(rows[-1])}, {MODES[mode]}, {report.threads_text(rows[-1].threads)}"
+                print(f"{entry.name}: {what}: {seconds:.0f} s", file=sys.stderr)
         return rows
 
     def alone(self, entry: Entry, case: Case, mode: str) -> list[Row]:
