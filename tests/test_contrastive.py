@@ -445,7 +445,7 @@ def test_one_negative_is_a_smooth_triplet_loss():
 
 
 def test_n_pair_loss():
-    # Sohn (2016), eq. 7: mean over i of log(1 + sum_{j != i} exp(f_i . f_j+ - f_i . f_i+)).
+    # Sohn (2016): mean over i of log(1 + sum_{j != i} exp(f_i . f_j+ - f_i . f_i+)).
     f, f_plus = views(9, 4)
     scores = f @ f_plus.T
     gaps = (scores - scores.diagonal()[:, None]).exp()

@@ -275,8 +275,8 @@ def info_nce(
             are looked at on the CPU only.
 
     Source: van den Oord et al. (2018), eq. 4; as a bound, arXiv 1907.13625, eq. 4; ``decoupled``: Yeh et al. (2022),
-    eq. 6; ``hard_negative_beta``: Robinson et al. (2021), eq. 4 with :math:`\tau^+ = 0`; ``negatives``: He et al.
-    (2020), eq. 1.
+    arXiv 2110.06848, section 3; ``hard_negative_beta``: Robinson et al. (2021), arXiv 2010.04592, section 3, with
+    :math:`\tau^+ = 0`; ``negatives``: He et al. (2020), arXiv 1911.05722, eq. 1.
 
     Example:
         >>> q, k, queue = torch.randn(8, 16), torch.randn(8, 16), torch.randn(64, 16)

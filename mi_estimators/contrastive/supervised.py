@@ -50,7 +50,7 @@ def sup_con(
             or NaN; an unknown reduction. Values of tensors are looked at on the CPU only; elsewhere a batch without
             positives has the loss 0.
 
-    Source: Khosla et al. (2020), eq. 2.
+    Source: Khosla et al. (2020), arXiv 2004.11362, eq. 2.
     """
     check_settings(temperature=temperature, reduction=reduction)
     _checks.floating("z", z)
