@@ -25,8 +25,8 @@ from mi_estimators import _checks, contrastive
 from mi_estimators.contrastive.checks import (
     check_ids,
     check_negatives_exist,
-    check_pairs,
     check_settings,
+    check_views,
     check_weights,
 )
 from mi_estimators.contrastive.points import inverse, prepared
@@ -43,9 +43,12 @@ def info_nce(
     normalize: bool = True,
     reduction: str = "mean",
     weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
     decoupled: bool = False,
+    hard_negative_beta: float = 0.0,
     groups: Tensor | None = None,
-    **further: Any,
+    negatives: Tensor | tuple[Tensor, Tensor] | None = None,
+    in_batch_negatives: bool = True,
 ) -> Tensor:
     """:func:`mi_estimators.info_nce` of the joined batch: this rank's part.
 
@@ -57,10 +60,12 @@ def info_nce(
         normalize: as there.
         reduction: as there, over the anchors of this rank.
         weights: of this rank's pairs; the mean divides by the weights of all ranks.
+        label_smoothing: as there.
         decoupled: as there.
+        hard_negative_beta: as there.
         groups: ids of this rank's pairs. Equal ids on different ranks are of one group.
-        further: the other options of :func:`mi_estimators.info_nce`. ``negatives`` are for the anchors of this rank
-            and ought to be the same on all of them.
+        negatives: for the anchors of this rank; they ought to be the same on all.
+        in_batch_negatives: as there.
 
     Shape:
         - x, y: :math:`(N, d)`; Output: scalar, or :math:`(N,)` with ``reduction="none"``. Nats.
@@ -72,19 +77,22 @@ def info_nce(
         "temperature": temperature,
         "symmetric": symmetric,
         "normalize": normalize,
+        "label_smoothing": label_smoothing,
         "decoupled": decoupled,
-        **further,
+        "hard_negative_beta": hard_negative_beta,
+        "negatives": negatives,
+        "in_batch_negatives": in_batch_negatives,
     }
     if world_size() == 1:
         return contrastive.info_nce(x, y, reduction=reduction, weights=weights, groups=groups, **options)
-    _check("x", x, "y", y, temperature, reduction, weights)
-    if not further.get("in_batch_negatives", True):  # nothing of other ranks is wanted
+    _check({"x": x, "y": y}, reduction, weights, options)
+    if not in_batch_negatives:  # nothing of other ranks is wanted
         return _share(contrastive.info_nce(x, y, reduction="none", groups=groups, **options), weights, reduction)
     with without_autocast(x):
         x, y = (prepared(side, normalize) for side in accumulated(x, y))
         groups, all_groups = _joined_groups("x", x, groups, decoupled)
         pairs = torch.stack([x, y], dim=1)
-        if _needs_all_rows(further):
+        if _needs_all_rows(options):
             all_x, all_y = gather_with_gradient(pairs).unbind(dim=1)
             losses = contrastive.info_nce(all_x, all_y, reduction="none", groups=all_groups, **options)
             return _share(_own(losses, len(x)), weights, reduction)
@@ -104,9 +112,11 @@ def nt_xent(
     normalize: bool = True,
     reduction: str = "mean",
     weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
     decoupled: bool = False,
+    hard_negative_beta: float = 0.0,
     groups: Tensor | None = None,
-    **further: Any,
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """:func:`mi_estimators.nt_xent` of the joined batch: this rank's part. Options as for :func:`info_nce`.
 
@@ -116,15 +126,22 @@ def nt_xent(
     Raises:
         TypeError, ValueError: as :func:`mi_estimators.nt_xent`; batch sizes that differ between ranks.
     """
-    options: dict[str, Any] = {"temperature": temperature, "normalize": normalize, "decoupled": decoupled, **further}
+    options: dict[str, Any] = {
+        "temperature": temperature,
+        "normalize": normalize,
+        "label_smoothing": label_smoothing,
+        "decoupled": decoupled,
+        "hard_negative_beta": hard_negative_beta,
+        "negatives": negatives,
+    }
     if world_size() == 1:
         return contrastive.nt_xent(z1, z2, reduction=reduction, weights=weights, groups=groups, **options)
-    _check("z1", z1, "z2", z2, temperature, reduction, weights)
+    _check({"z1": z1, "z2": z2}, reduction, weights, options)
     with without_autocast(z1):
         z1, z2 = (prepared(side, normalize) for side in accumulated(z1, z2))
         groups, all_groups = _joined_groups("z1", z1, groups, decoupled)
         candidates = gather_with_gradient(torch.stack([z1, z2], dim=1))
-        if _needs_all_rows(further):
+        if _needs_all_rows(options):
             losses = contrastive.nt_xent(*candidates.unbind(1), reduction="none", groups=all_groups, **options)
             losses = torch.cat([_own(view, len(z1)) for view in losses.chunk(2)])
         else:
@@ -162,19 +179,11 @@ def sup_con(z: Tensor, labels: Tensor, *, reduction: str = "mean", **options: An
 # ------------------------------------------------------------------------------------------------------------ parts
 
 
-def _check(
-    first_name: str,
-    first: Tensor,
-    second_name: str,
-    second: Tensor,
-    temperature: float | Tensor,
-    reduction: str,
-    weights: Tensor | None,
-) -> None:
-    check_settings(temperature=temperature, reduction=reduction)
-    check_pairs(first_name, first, second_name, second, minimum=1)
-    _checks.finite(first_name, first)
-    _checks.finite(second_name, second)
+def _check(views: dict[str, Tensor], reduction: str, weights: Tensor | None, options: dict[str, Any]) -> None:
+    names = ("temperature", "label_smoothing", "decoupled", "hard_negative_beta")
+    check_settings(reduction=reduction, **{name: options[name] for name in names})
+    (first_name, first), (second_name, second) = views.items()
+    check_views(first_name, first, second_name, second, minimum=1)
     if weights is not None:
         check_weights(weights, first, reduction="sum")  # for a mean, another rank may have those above 0
 
@@ -191,10 +200,9 @@ def _joined_groups(name: str, rows: Tensor, groups: Tensor | None, decoupled: bo
     return groups, everyone
 
 
-def _needs_all_rows(further: dict[str, Any]) -> bool:
-    return bool(further.get("label_smoothing") or further.get("hard_negative_beta")) or (
-        further.get("negatives") is not None
-    )
+def _needs_all_rows(options: dict[str, Any]) -> bool:
+    """Whether a loss is more than one log-sum-exp over the candidates of other groups."""
+    return bool(options["label_smoothing"] or options["hard_negative_beta"]) or options["negatives"] is not None
 
 
 def _own(rows: Tensor, count: int) -> Tensor:

@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 
 Scenario = Callable[[int, int], Any]  # rank, world size -> something torch.save can write
 
-_COLLECTIVE_SECONDS = 60
-_PROCESS_SECONDS = 240
+_COLLECTIVE_SECONDS = 120
+_PROCESS_SECONDS = 400
 
 
 def _run_rank(rank: int, world: int, folder: str, scenarios: dict[str, Scenario]) -> None:

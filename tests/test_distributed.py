@@ -212,6 +212,18 @@ def uneven_losses(rank_: int, world: int) -> list[str]:
     ]
 
 
+def compiled(rank_: int, world: int) -> list[tuple[Tensor, Tensor]]:
+    torch.compiler.reset()
+    results = []
+    loss = NTXent(0.3, 0, True)
+    for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        views = [own(joined_rows(world, seed=view), rank_).clone().requires_grad_() for view in range(2)]
+        value = function(*views)
+        value.backward()
+        results.append((value.detach(), torch.cat([view.grad for view in views])))
+    return results
+
+
 SCENARIOS: dict[str, Scenario] = {
     "joined_losses": joined_losses,
     "clip_losses": clip_losses,
@@ -227,7 +239,8 @@ SCENARIOS: dict[str, Scenario] = {
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world}-ranks")
 def ranks(request, tmp_path_factory):
     world = request.param
-    return world, run_ranks(world, tmp_path_factory.mktemp(f"ranks{world}"), SCENARIOS)
+    scenarios = SCENARIOS | {"compiled": compiled} if world == WORLDS[0] else SCENARIOS  # tracing takes seconds
+    return world, run_ranks(world, tmp_path_factory.mktemp(f"ranks{world}"), scenarios)
 
 
 # ------------------------------------------------------------------------------------------------------------ tests
@@ -358,6 +371,15 @@ def test_clip_loss_is_that_of_open_clip_for_all_its_flags(ranks, local_loss, gat
     if gather_with_grad:
         for r in range(world):
             assert "rank, world_size: want those of torch.distributed" in results["clip_losses"][r]["wrong"]
+
+
+def test_losses_of_all_ranks_compile_to_one_graph(ranks):
+    world, results = ranks
+    if world != WORLDS[0]:
+        pytest.skip("traced on the smaller number of ranks")
+    for eager, traced in results["compiled"]:
+        for got, want in zip(traced, eager, strict=True):
+            torch.testing.assert_close(got, want)
 
 
 def test_losses_name_batches_that_differ_between_ranks(ranks):

@@ -224,6 +224,15 @@ def test_two_views_by_labels_are_nt_xent():
     torch.testing.assert_close(LabelNTXent(0.2)(1000 * z.half(), labels.int()), want.float(), rtol=1e-2, atol=1e-2)
 
 
+def test_pairs_of_large_classes_are_taken_in_parts(monkeypatch):
+    z, labels = torch.randn(30, 4, dtype=DOUBLE, requires_grad=True), torch.arange(30) % 3
+    want = LabelNTXent(0.2)(z, labels)
+    monkeypatch.setattr("mi_estimators.losses.supervised._ELEMENTS", 50)
+    got = LabelNTXent(0.2)(z, labels)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(3 * got, z), torch.autograd.grad(3 * want, z))
+
+
 def test_bad_labelled_points_are_named():
     z, labels = torch.randn(6, 3), torch.arange(6)
     for loss in (SupCon(), LabelNTXent()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mi_estimators import _checks, contrastive, joined
 from mi_estimators.contrastive.checks import check_ids
@@ -12,6 +13,8 @@ from mi_estimators.contrastive.points import inverse, prepared
 from mi_estimators.distributed import gather_with_gradient
 from mi_estimators.losses.base import ContrastiveLoss
 from mi_estimators.ops.pairwise_lse import unchecked_pairwise_lse, without_autocast
+
+_ELEMENTS = 1 << 22  # of rows picked out for pairs at a time: 16 MiB in float32
 
 
 class SupCon(ContrastiveLoss):
@@ -73,8 +76,8 @@ class LabelNTXent(ContrastiveLoss):
         \qquad P = \{ (i, p) : y_p = y_i,\ p \ne i \}
 
     Other positives are not in the denominator, as they are in :class:`SupCon`. With two points of each label, as
-    ``loss(torch.cat([z1, z2]), torch.arange(K).repeat(2))``, it is :class:`NTXent`. Memory is O((N + \|P\|) d): with
-    classes of m points, N (m - 1) pairs; the triples are not formed.
+    ``loss(torch.cat([z1, z2]), torch.arange(K).repeat(2))``, it is :class:`NTXent`. Memory is O(N d + \|P\|), and
+    \|P\| is N (m - 1) with classes of m points; triples are not formed.
 
     Args:
         temperature: :math:`\tau > 0`.
@@ -122,9 +125,25 @@ class LabelNTXent(ContrastiveLoss):
             scale = inverse(arguments["temperature"], points)
             negatives = unchecked_pairwise_lse(points, scale=scale, row_groups=labels)
             anchors, partners = _positive_pairs(labels)
-            positives = scale * (points[anchors] * points[partners]).sum(dim=1)
+            positives = scale * _products(points, anchors, partners)
             losses = -F.logsigmoid(positives - negatives[anchors])
             return losses.sum() / max(len(losses), 1)
+
+
+def _products(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Inner products of pairs of rows, some at a time: large classes have more pairs than memory has rows."""
+    chunk = max(1, _ELEMENTS // points.shape[1])
+    if len(first) <= chunk:
+        return _row_products(points, first, second)
+    parts = [
+        checkpoint(_row_products, points, *pairs, use_reentrant=False)
+        for pairs in zip(first.split(chunk), second.split(chunk), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _row_products(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return (points[first] * points[second]).sum(dim=1)
 
 
 def _positive_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
