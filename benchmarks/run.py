@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +56,22 @@ class Run:
     quick: bool
     probe: MemoryProbe
     history: History
+    save: Callable[[Sequence[Row]], None]
+    rows: list[Row] = dataclasses.field(default_factory=list)
 
-    def entry(self, entry: Entry) -> list[Row]:
-        """Every case and pass of one entry."""
-        rows: list[Row] = []
+    def entry(self, entry: Entry) -> None:
+        """Every case and pass of one entry, saved as they come: a run may be killed before its end."""
         for case in entry.quick if self.quick else entry.cases:
             if case.threads == self.threads:
                 continue  # the run has the same case at its own number already
             for mode in case.modes:
                 start = time.perf_counter()
-                rows += self.alone(entry, case, mode) if case.alone else self.against_others(entry, case, mode)
+                rows = self.alone(entry, case, mode) if case.alone else self.against_others(entry, case, mode)
+                self.rows += rows
+                self.save(self.rows)
                 seconds = time.perf_counter() - start
                 what = f"{report.params_text(rows[-1])}, {MODES[mode]}, {report.threads_text(rows[-1].threads)}"
                 print(f"{entry.name}: {what}: {seconds:.0f} s", file=sys.stderr)
-        return rows
 
     def alone(self, entry: Entry, case: Case, mode: str) -> list[Row]:
         row = harness.row_alone(entry, case, mode, threads=case.threads or self.threads)
@@ -139,11 +141,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     about = provenance(arguments.threads, suite.packages)
     budget = QUICK if arguments.quick else FULL
-    with MemoryProbe() as probe:
-        run = Run(budget, arguments.threads, arguments.quick, probe, History(budget.call_s))
-        rows = [row for entry in chosen for row in run.entry(entry)]
     partial = bool(arguments.quick or arguments.only)
-    outcomes = bars.evaluate(suite.bars, rows, arguments.threads, about["machine"]["features"])
+    path = arguments.out or default_path(arguments.suite, arguments.threads, partial=partial)
+    settings = {"suite": arguments.suite, "quick": arguments.quick, "budget": dataclasses.asdict(budget)}
+    unfinished = path.with_suffix(".unfinished.json")
+
+    def judged(rows: Sequence[Row]) -> list[Outcome]:
+        return bars.evaluate(suite.bars, rows, arguments.threads, about["machine"]["features"])
+
+    def save(rows: Sequence[Row], to: Path = unfinished) -> None:
+        write_atomically(to, json.dumps(document(about, settings, rows, judged(rows)), indent=1, default=str) + "\n")
+
+    with MemoryProbe() as probe:
+        run = Run(budget, arguments.threads, arguments.quick, probe, History(budget.call_s), save)
+        for entry in chosen:
+            run.entry(entry)
+    rows, outcomes = run.rows, judged(run.rows)
+    save(rows, path)
+    unfinished.unlink()
 
     report.print_contenders(rows)
     report.print_left_out(rows)
@@ -155,9 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{cpu_model()}, {arguments.threads} threads, torch {torch.__version__}, kernels: {kernels}, {minutes:.1f} min"
     )
-    path = arguments.out or default_path(arguments.suite, arguments.threads, partial=partial)
-    settings = {"suite": arguments.suite, "quick": arguments.quick, "budget": dataclasses.asdict(budget)}
-    write_atomically(path, json.dumps(document(about, settings, rows, outcomes), indent=1, default=str) + "\n")
     print(f"results: {path}")
     picture = path.with_suffix(".png")
     drawn = plot(rows, picture, arguments.threads)

@@ -535,6 +535,7 @@ def test_a_run_writes_rows_bars_and_what_they_belong_to(tmp_path: Path, monkeypa
     monkeypatch.setattr(run, "FULL", QUICK)
     path = tmp_path / "out.json"
     assert run.main(["--suite", "core", "--threads", "2", "--out", str(path)]) == 0
+    assert not path.with_suffix(".unfinished.json").exists()
     document = json.loads(path.read_text())
     assert {"date", "commit", "dirty", "threads", "machine", "versions", "mi_estimators", "settings"} <= set(document)
     assert {"cpu", "cores", "memory_bytes", "system", "torch_cpu_capability", "features"} <= set(document["machine"])
@@ -549,6 +550,24 @@ def test_a_run_writes_rows_bars_and_what_they_belong_to(tmp_path: Path, monkeypa
     assert judged["met"] is True
     assert judged["measured"] == document["rows"][1]["ratio_to_ours"]
     assert judged["bar"]["at_least"] == 1e-9
+
+
+def test_a_killed_run_leaves_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SUITES", {"core": Suite((toy(Contender(OURS, inner), cases=cases((6, 3), (12, 3))),))})
+    monkeypatch.setattr(run, "FULL", QUICK)
+    measure = harness.measure
+
+    def killed(entry: Entry, case: Case, *arguments: object, **more: object) -> list[Row]:
+        if case.params["n"] == 12:
+            raise KeyboardInterrupt
+        return measure(entry, case, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(harness, "measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["--threads", "1", "--out", str(tmp_path / "out.json")])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished.json"]
+    document = json.loads((tmp_path / "out.unfinished.json").read_text())
+    assert [(r["contender"], r["params"]["n"]) for r in document["rows"]] == [(OURS, 6), (FLOOR, 6)]
 
 
 def test_a_run_in_which_ours_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
