@@ -25,8 +25,8 @@ void over_rows(const CpuRuntime& runtime, int64_t n, const F& body) {
 }
 
 constexpr int64_t kTileRows = 256;
-constexpr int64_t kTileCols = 1024;
-constexpr int64_t kMinChunk = 64;  // rows or columns under which another thread does not pay
+constexpr int64_t kTileCols = 992;  // not 1024: rows 4 KiB apart would share cache sets
+constexpr int64_t kMinChunk = 64;   // rows or columns under which another thread does not pay
 
 // Rows and columns are each cut into T chunks, one for each thread, and walked as a Latin square: at step s thread t
 // owns row chunk t and column chunk (t + s) mod T. So each row statistic or gradient and each column one has a single
@@ -48,7 +48,8 @@ struct Walk {
     if (by_columns) chunks = min_of(chunks, ceil_div(m, kMinChunk));
     chunks = max_of(chunks, 1);
     tile_rows = min_of(kTileRows, aligned(ceil_div(n, chunks)));
-    tile_cols = min_of(kTileCols, aligned(by_columns ? ceil_div(m, chunks) : m));
+    const int64_t part = by_columns ? ceil_div(m, chunks) : m;
+    tile_cols = aligned(ceil_div(part, ceil_div(part, kTileCols)));
   }
 
   template <class F>

@@ -18,7 +18,8 @@ struct TriangleWalk {
   TriangleWalk(int64_t points, const CpuRuntime& runtime) : n(points) {
     chunks = 2 * max_of(1, min_of(runtime.threads, n / (2 * kMinChunk)));
     tile_rows = min_of(kTileRows, aligned(ceil_div(n, chunks)));
-    tile_cols = min_of(kTileCols, aligned(ceil_div(n, chunks)));
+    const int64_t part = ceil_div(n, chunks);
+    tile_cols = aligned(ceil_div(part, ceil_div(part, kTileCols)));
   }
 
   template <class F>

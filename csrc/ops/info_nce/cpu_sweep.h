@@ -172,8 +172,7 @@ class Sweep {
       two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns)
                  : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns);
     });
-    if (!close(row_sums, strip, factors_.get())) return false;
-    if (two_sided_ && !close(col_sums, Range{0, n_}, factors_.get() + n_)) return false;
+    if (!close(strip, row_sums, two_sided_ ? col_sums : nullptr)) return false;
     if (!gradients_) return true;
     walk.run(runtime_, [&](int64_t, Range inner, Range cols, bool first_cols, bool first_rows) {
       const Scratch<T> memory(scratch);
@@ -206,8 +205,7 @@ class Sweep {
       diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns)
                : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns);
     });
-    if (!close(sums.get(), Range{0, n_}, factors_.get())) return false;
-    if (!close(sums.get() + n_, Range{0, n_}, factors_.get() + n_)) return false;
+    if (!close(Range{0, n_}, sums.get(), sums.get() + n_)) return false;
     if (!gradients_) return true;
     walk.run(runtime_, [&](Range rows, Range cols, bool diagonal) {
       const Scratch<T> memory(scratch);
@@ -273,17 +271,31 @@ class Sweep {
                : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, scale_, u, v);
   }
 
-  // Losses of a range of anchors by their sums, and the factors of their weights. False: a sum is out of range.
-  bool close(const double* sums, Range anchors, T* factors) {
-    for (int64_t i = anchors.begin; i < anchors.end; ++i) {
-      const double sum = sums[i], positive = static_cast<double>(scale_) * product_[i], own = __builtin_exp(positive);
-      if (!sum_is_exact(sum) || !(own <= 1e300)) return false;
-      const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
-      const double whole = args_.decoupled ? sum : sum + own;
-      loss_ += f * (args_.decoupled ? __builtin_log(sum) - positive : __builtin_log1p(sum / own));
-      slope_[i] += f * (sum / whole);
-      if (gradients_) factors[i] = static_cast<T>(f / whole);
-    }
+  // Losses of a range of pairs by the sums of one side or of both, and the factors of the weights. False: a sum is out
+  // of range.
+  bool close(Range pairs, const double* sums, const double* other_sums) {
+    const int64_t sides = other_sums == nullptr ? 1 : 2;
+    Buffer<double> losses(pairs.size());
+    Buffer<int32_t> failed(runtime_.threads);
+    failed.fill(runtime_.threads, 0);
+    over_rows(runtime_, pairs.size(), [&](int64_t part, Range inner) {
+      for (int64_t i = pairs.begin + inner.begin; i < pairs.begin + inner.end; ++i) {
+        const double positive = static_cast<double>(scale_) * product_[i], own = __builtin_exp(positive);
+        const double f = args_.factor * (weights_ == nullptr ? 1.0 : static_cast<double>(weights_[i]));
+        double loss = 0;
+        for (int64_t side = 0; side < sides; ++side) {
+          const double sum = side == 0 ? sums[i] : other_sums[i], whole = args_.decoupled ? sum : sum + own;
+          if (!sum_is_exact(sum) || !(own <= 1e300)) failed[part] = 1;
+          loss += args_.decoupled ? __builtin_log(sum) - positive : __builtin_log1p(sum / own);
+          slope_[i] += f * (sum / whole);
+          if (gradients_) factors_[side * n_ + i] = static_cast<T>(f / whole);
+        }
+        losses[i - pairs.begin] = f * loss;
+      }
+    });
+    for (int64_t part = 0; part < runtime_.threads; ++part)
+      if (failed[part] != 0) return false;
+    for (int64_t i = 0; i < pairs.size(); ++i) loss_ += losses[i];
     return true;
   }
 
