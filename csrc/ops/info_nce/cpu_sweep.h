@@ -159,6 +159,7 @@ class Sweep {
 
   bool swept_strip(Products& products, Range strip, bool first_strip, double* row_sums, double* col_sums) {
     const Walk walk(strip.size(), n_, two_sided_ || want_y_, runtime_);
+    hold(strip.size(), walk.chunks);
     const int64_t tile_size = walk.tile_rows * walk.tile_cols, columns_at = tile_size + walk.tile_cols;
     const int64_t scratch = columns_at + products.scratch(walk.tile_rows, walk.tile_cols);
     const auto placed = [&](Range rows) { return Range{rows.begin + strip.begin, rows.end + strip.begin}; };
@@ -190,6 +191,7 @@ class Sweep {
   bool swept_triangle(Products& products) {
     const int64_t m = 2 * n_;
     const TriangleWalk walk(m, runtime_);
+    hold(m, walk.chunks);
     const int64_t tile_size = walk.tile_rows * max_of(walk.tile_rows, walk.tile_cols);
     const int64_t columns_at = tile_size + walk.tile_cols;
     const int64_t scratch = columns_at + products.scratch(walk.tile_rows, max_of(walk.tile_rows, walk.tile_cols));
@@ -224,12 +226,26 @@ class Sweep {
     bool held;
   };
 
+  // What of a walk over the rows of `chunks` chunks is held: everything, or as many rows of each chunk as there is
+  // memory for, so that every thread is spared the same work.
+  void hold(int64_t rows, int64_t chunks) {
+    walked_rows_ = rows;
+    walked_chunks_ = chunks;
+    held_of_chunk_ = rows <= held_rows_ ? rows : held_rows_ / chunks / kAlign * kAlign;
+  }
+
   // Where the tile lives between the sweeps, or the scratch memory. Held tiles lie one after another: a block of h rows
   // takes h held_cols_ elements, of which the tile that starts at column j takes those from h j on.
   Tile place(Range rows, Range cols, T* scratch) const {
-    const bool held = rows.end <= held_rows_;
-    return {held ? held_ + rows.begin * held_cols_ + cols.begin * aligned(rows.size()) : scratch, aligned(cols.size()),
-            held};
+    int64_t row = rows.begin, from_chunk = rows.begin;
+    if (held_of_chunk_ < walked_rows_) {
+      int64_t index = 0;
+      while (chunk(walked_rows_, walked_chunks_, index).end <= rows.begin) ++index;
+      from_chunk = rows.begin - chunk(walked_rows_, walked_chunks_, index).begin;
+      row = index * held_of_chunk_ + from_chunk;
+    }
+    const bool held = from_chunk + rows.size() <= held_of_chunk_;
+    return {held ? held_ + row * held_cols_ + cols.begin * aligned(rows.size()) : scratch, aligned(cols.size()), held};
   }
 
   // A logit of -inf for what is no negative: the anchor itself, its positive, and points of its group.
@@ -419,7 +435,7 @@ class Sweep {
   T* dx_;
   T* dy_;
   T* held_ = nullptr;
-  int64_t held_rows_ = 0, held_cols_ = 0;
+  int64_t held_rows_ = 0, held_cols_ = 0, held_of_chunk_ = 0, walked_rows_ = 0, walked_chunks_ = 1;
   double bound_ = 0, loss_ = 0, dscale_ = 0;
 };
 
