@@ -165,9 +165,9 @@ def _contrastive(
         groups = check_ids("groups", groups, x)
     if decoupled and not banks:
         check_negatives_exist(x_name, x, groups)
-    # What is not finite in a row that is normalised and has a weight reaches the loss, and is looked for only then: a
-    # look at all points beforehand costs more than a small loss. Elsewhere a weight 0 or a score -inf may hide it.
-    if not normalize or weights is not None:
+    # A row that is normalised and not finite is NaN, and so is the loss: it is looked for only then, as a look at all
+    # points beforehand costs more than a small loss. Otherwise an infinity may hide in a score of -inf.
+    if not normalize:
         for name, points in views.items():
             _checks.finite(name, points)
 
