@@ -239,7 +239,7 @@ def info_nce(
     pass over the pairs. :math:`\log N - \ell` is a lower bound on the mutual information for :math:`N` independent
     pairs, and never exceeds :math:`\log N`. Memory is O(N d); the N x N similarities are not stored. The positive
     stays out of the log-sum-exp, so that a loss near 0 and its gradient keep their digits. Half types, also under
-    autocast, are widened to float32 first.
+    autocast, give a float32 loss with float32's error, and gradients in their own precision.
 
     Args:
         x: first view.
