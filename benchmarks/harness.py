@@ -172,7 +172,7 @@ class Budget:
     seconds: float
     rounds: int = 30
     min_rounds: int = 5
-    call_s: float = 10.0
+    call_s: float = 4.0
 
 
 # --------------------------------------------------------------------------------------------------------------- calls
