@@ -27,11 +27,7 @@ void launch(ScalarType given, const mi::InfoNce& args) {
   if (given == ScalarType::BFloat16 && mi::simd_level() == mi::SimdLevel::amx)
     return mi::amx::info_nce_bf16(args, runtime);
 #endif
-#if defined(MI_WITH_X86_LEVELS)
-  if (mi::simd_level() >= mi::SimdLevel::avx512) return mi::avx512::info_nce(dtype, args, runtime);
-  if (mi::simd_level() == mi::SimdLevel::avx2) return mi::avx2::info_nce(dtype, args, runtime);
-#endif
-  mi::baseline::info_nce(dtype, args, runtime);
+  MI_BEST_LEVEL(info_nce)(dtype, args, runtime);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor x, Tensor y, Tensor scale, std::optional<Tensor> weights,

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "common/cpu/runtime.h"
+#include "common/dtype.h"
 #include "ops/info_nce/kernel.h"
-#include "ops/pairwise_lse/kernel.h"
 
 #define MI_DECLARE_LEVEL(level)                                               \
   namespace level {                                                           \

@@ -9,7 +9,6 @@
 namespace {
 
 using mi::as;
-using mi::launch;
 using mi::new_vector;
 using mi::Operands;
 using torch::headeronly::ScalarType;
@@ -25,7 +24,7 @@ std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor sca
   args.pairs = operands.pairs;
   args.row_lse = row_lse.mutable_data_ptr();
   args.col_lse = columns ? col_lse.mutable_data_ptr() : nullptr;
-  launch(operands, args, MI_LEVELS(pairwise_lse_forward));
+  MI_BEST_LEVEL(pairwise_lse_forward)(operands.dtype, args, mi::torch_runtime());
   return {row_lse, col_lse};
 }
 
@@ -70,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
   args.dy = want_y ? dy.mutable_data_ptr() : nullptr;
   args.dscale = need_scale ? dscale.mutable_data_ptr() : nullptr;
   args.dbias = need_bias ? dbias.mutable_data_ptr() : nullptr;
-  launch(operands, args, MI_LEVELS(pairwise_lse_backward));
+  MI_BEST_LEVEL(pairwise_lse_backward)(operands.dtype, args, mi::torch_runtime());
   return {as(dx, x.scalar_type()), as(dy, x.scalar_type()), dscale, dbias};
 }
 

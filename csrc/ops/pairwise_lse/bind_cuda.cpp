@@ -14,7 +14,6 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor scale, std::optional<Tensor> bias,
                                    std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                    std::string score, bool exclude_diagonal, bool columns) {
-  const auto guard = guard_device(x);
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   Tensor row_lse = new_tensor(x, {operands.pairs.n}, operands.accumulation);
   Tensor col_lse = new_tensor(x, {columns ? operands.pairs.m : 0}, operands.accumulation);
@@ -22,9 +21,8 @@ std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor sca
   args.pairs = operands.pairs;
   args.row_lse = row_lse.mutable_data_ptr();
   args.col_lse = columns ? col_lse.mutable_data_ptr() : nullptr;
-  const Tensor workspace = new_workspace(x, mi::pairwise_lse_workspace_bytes(operands.dtype, args));
-  check_launch(mi::pairwise_lse_forward(operands.dtype, args, workspace.mutable_data_ptr(), operands.stream()),
-               "pairwise_lse");
+  launch("pairwise_lse", x, mi::pairwise_lse_workspace_bytes(operands.dtype, args), mi::pairwise_lse_forward,
+         operands.dtype, args);
   return {row_lse, col_lse};
 }
 
@@ -34,7 +32,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
                                                     std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                                     std::string score, bool exclude_diagonal, bool need_x, bool need_y,
                                                     bool need_scale, bool need_bias) {
-  const auto guard = guard_device(x);
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   const mi::PairwiseScores& pairs = operands.pairs;
   const bool want_y = need_y && y.has_value();
@@ -60,9 +57,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
   args.dy = want_y ? dy.mutable_data_ptr() : nullptr;
   args.dscale = need_scale ? dscale.mutable_data_ptr() : nullptr;
   args.dbias = need_bias ? dbias.mutable_data_ptr() : nullptr;
-  const Tensor workspace = new_workspace(x, mi::pairwise_lse_workspace_bytes(operands.dtype, args));
-  check_launch(mi::pairwise_lse_backward(operands.dtype, args, workspace.mutable_data_ptr(), operands.stream()),
-               "pairwise_lse_backward");
+  launch("pairwise_lse_backward", x, mi::pairwise_lse_workspace_bytes(operands.dtype, args), mi::pairwise_lse_backward,
+         operands.dtype, args);
   return {dx, dy, dscale, dbias};
 }
 

@@ -2,37 +2,14 @@
 // call of an operator from reading out of bounds.
 #pragma once
 
-#include <cuda_runtime_api.h>
-#include <torch/csrc/stable/device.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
 #include <string>
 
+#include "common/cuda/bind.h"
 #include "ops/pairwise_lse/kernel.h"
 #include "ops/pairwise_lse/score_names.h"
 
 namespace mi::cuda {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline mi::DType element_type(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Double:
-      return mi::DType::f64;
-    case ScalarType::Float:
-      return mi::DType::f32;
-    case ScalarType::BFloat16:
-      return mi::DType::bf16;
-    case ScalarType::Half:
-      return mi::DType::f16;
-    default:
-      STD_TORCH_CHECK(false, "pairwise_lse: x must hold float64, float32, bfloat16 or float16");
-  }
-}
 
 inline Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType dtype) {
   return torch::stable::new_empty(like, shape, dtype);
@@ -52,8 +29,8 @@ struct Operands {
       : x(torch::stable::contiguous(x_)),
         y(y_.has_value() ? torch::stable::contiguous(*y_) : x),
         scale(torch::stable::contiguous(scale_)),
-        dtype(element_type(x_)),
-        accumulation(dtype == mi::DType::f64 ? ScalarType::Double : ScalarType::Float) {
+        dtype(element_type(x_, "pairwise_lse")),
+        accumulation(accumulation_type(dtype)) {
     STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "pairwise_lse: x must be a non-empty matrix");
     STD_TORCH_CHECK(y.dim() == 2 && y.numel() > 0 && y.size(1) == x.size(1) && y.scalar_type() == x.scalar_type(),
                     "pairwise_lse: y must be a non-empty matrix with as many columns as x, and of its dtype");
@@ -103,27 +80,6 @@ struct Operands {
     STD_TORCH_CHECK(tensor.numel() == size, "pairwise_lse: ", name, " must have ", size, " elements");
     return torch::stable::contiguous(tensor);
   }
-
-  cudaStream_t stream() const {
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-    return static_cast<cudaStream_t>(stream);
-  }
 };
-
-// Makes the device of x current while the kernels are launched.
-inline torch::stable::accelerator::DeviceGuard guard_device(const Tensor& x) {
-  return torch::stable::accelerator::DeviceGuard(x.get_device_index());
-}
-
-// Memory from torch's allocator: it may be handed out again while the kernels still run, because what uses it next is
-// queued on the same stream.
-inline Tensor new_workspace(const Tensor& like, size_t bytes) {
-  return new_tensor(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
-}
-
-inline void check_launch(cudaError_t error, const char* what) {
-  STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
-}
 
 }  // namespace mi::cuda

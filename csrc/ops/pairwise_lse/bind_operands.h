@@ -1,26 +1,16 @@
 // What the CPU bindings of the pairwise operators share: operands as contiguous tensors in the type of the sums,
-// checked so that a direct call of an operator cannot read out of bounds, and the choice of the SIMD level.
+// checked so that a direct call of an operator cannot read out of bounds.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <string>
 
+#include "common/bind.h"
 #include "common/cpu/host.h"
 #include "ops/pairwise_lse/kernel.h"
 #include "ops/pairwise_lse/score_names.h"
 
 namespace mi {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline ScalarType accumulation_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 inline Tensor as(const Tensor& tensor, ScalarType dtype) {
   return torch::stable::contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
@@ -46,7 +36,7 @@ struct Operands {
   Operands(const Tensor& x_, const std::optional<Tensor>& y_, const Tensor& scale_, const std::optional<Tensor>& bias_,
            const std::optional<Tensor>& row_groups_, const std::optional<Tensor>& col_groups_, const std::string& score,
            bool exclude_diagonal)
-      : accumulation(accumulation_type(x_)) {
+      : accumulation(x_.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float) {
     STD_TORCH_CHECK(x_.dim() == 2 && x_.numel() > 0, "pairwise_lse: x must be a non-empty matrix");
     STD_TORCH_CHECK(find_score(score, pairs.score), "pairwise_lse: unknown score ", score);
     STD_TORCH_CHECK(scale_.numel() == 1, "pairwise_lse: scale must have one element");
@@ -83,26 +73,4 @@ struct Operands {
   }
 };
 
-template <class Args>
-void launch(const Operands& operands, const Args& args, void (*baseline)(DType, const Args&, const CpuRuntime&),
-            [[maybe_unused]] void (*avx2)(DType, const Args&, const CpuRuntime&),
-            [[maybe_unused]] void (*avx512)(DType, const Args&, const CpuRuntime&)) {
-  const CpuRuntime runtime = torch_runtime();
-  switch (simd_level()) {
-    case SimdLevel::amx:
-    case SimdLevel::avx512:
-      return avx512(operands.dtype, args, runtime);
-    case SimdLevel::avx2:
-      return avx2(operands.dtype, args, runtime);
-    default:
-      return baseline(operands.dtype, args, runtime);
-  }
-}
-
 }  // namespace mi
-
-#if defined(MI_WITH_X86_LEVELS)
-#define MI_LEVELS(function) mi::baseline::function, mi::avx2::function, mi::avx512::function
-#else
-#define MI_LEVELS(function) mi::baseline::function, nullptr, nullptr
-#endif

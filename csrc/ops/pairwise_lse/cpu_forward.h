@@ -24,11 +24,11 @@ bool forward_by_sums(const PairwiseLseForward& args, const Pairs<T>& pairs) {
   row_sums.fill(pairs.n, 0.0);
   if (columns) col_sums.fill(pairs.m, 0.0);
   const SumTargets targets{row_sums.get(), triangles ? row_sums.get() : col_sums.get(), nullptr, nullptr};
-  over_tiles(pairs, triangles, columns, left_out_score(pairs.scale),
-             [&](Range rows, Range cols, bool by_columns, const T* tile, int64_t ld, T* scratch) {
-               const auto add = by_columns ? add_tile<true, false, T> : add_tile<false, false, T>;
-               add(tile, ld, rows, cols, pairs.scale, u.get(), pairs.bias, targets, scratch);
-             });
+  over_tiles(pairs, triangles, columns, [&](Range rows, Range cols, bool by_columns, T* tile, int64_t ld, T* scratch) {
+    pairs.leave_out(rows, cols, tile, ld, left_out_score(pairs.scale));
+    const auto add = by_columns ? add_tile<true, false, T> : add_tile<false, false, T>;
+    add(tile, ld, rows, cols, pairs.scale, u.get(), pairs.bias, targets, scratch);
+  });
   T* row_lse = static_cast<T*>(args.row_lse);
   const auto finish = [&](const double* sums, int64_t size, T* out) {
     for (int64_t i = 0; i < size; ++i) out[i] = static_cast<T>(__builtin_log(sums[i]) - static_cast<double>(offset));

@@ -3,9 +3,9 @@
 //
 // The offsets u bring the sums to the middle of the exponent's range. What they should be is known before the pass: the
 // potentials of a transport plan make the sums its marginals, and log-sum-exps of a few rows tell those of the others.
-// The sums then say for themselves whether they were right: within [exp(-kReach), exp(kReach)] nothing overflowed, and
+// The sums then say for themselves whether they were right: within [1 / Reach::sum, Reach::sum] nothing overflowed, and
 // what fell under the smallest normal number does not matter to them. A row outside is computed again with a shift
-// (Redo below); when that is so for more than a few, the caller takes the shifted pass for all.
+// (redo_rows); when that is so for more than a few, the caller takes the shifted pass for all.
 //
 // Points paired with themselves have e_ij = e_ji: each tile above the diagonal serves the rows of both its sides.
 #pragma once
@@ -23,11 +23,11 @@ struct Reach;
 // Under the logarithm of the largest number with room for a million terms; twice this is left to the smallest one.
 template <>
 struct Reach<float> {
-  static constexpr double log_sum = 55, spread = 100, sum = 7.694785265142018e23;
+  static constexpr double spread = 100, sum = 7.694785265142018e23;  // exp(55)
 };
 template <>
 struct Reach<double> {
-  static constexpr double log_sum = 500, spread = 900, sum = 1.4035922178528375e217;
+  static constexpr double spread = 900, sum = 1.4035922178528375e217;  // exp(500)
 };
 
 template <class T>
@@ -129,15 +129,15 @@ T left_out_score(T scale) {
   return scale > T(0) ? -infinity<T>() : infinity<T>();
 }
 
-// Calls visit(rows, cols, by_columns, tile, ld, scratch) with every tile of scores. By triangles each pair of chunks
-// comes once, with by_columns telling that the tile is meant for its columns, too; else by_columns is `columns`.
+// Calls visit(rows, cols, by_columns, tile, ld, scratch) with every tile of scores, of which none is left out yet. By
+// triangles each pair of chunks comes once, with by_columns telling that the tile is meant for its columns, too; else
+// by_columns is `columns`.
 template <class T, class F>
-void over_tiles(const Pairs<T>& pairs, bool triangles, bool columns, T nothing, const F& visit) {
+void over_tiles(const Pairs<T>& pairs, bool triangles, bool columns, const F& visit) {
   const auto body = [&](Range rows, Range cols, bool by_columns, int64_t tile_rows, int64_t ld) {
     const Scratch<T> scratch(tile_rows * ld + 2 * ld + pairs.transposed_size(ld));
     T* tile = scratch.get();
     pairs.scores(rows, cols, tile, ld, tile + (tile_rows + 2) * ld);
-    pairs.leave_out(rows, cols, tile, ld, nothing);
     visit(rows, cols, by_columns, tile, ld, tile + tile_rows * ld);
   };
   if (triangles) {

@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/dtype.h"
+
 namespace mi {
 
 // In the order of kScoreNames in score_names.h. The powers of 1 - scale r^2 follow one another: profiles.h counts on
@@ -32,7 +34,6 @@ enum class Score : int32_t {
   triangular,
   cosine
 };
-enum class DType : int32_t { f64 = 0, f32 = 1, bf16 = 2, f16 = 3 };
 
 // The pairs and their scores: what forward and backward share.
 struct PairwiseScores {

@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> pairwise_lse_moments(Tensor x, std::optional<Tensor> 
   args.count = count;
   args.lse = lse.mutable_data_ptr();
   args.moment = moment.mutable_data_ptr();
-  mi::launch(operands, args, MI_LEVELS(pairwise_lse_moments));
+  MI_BEST_LEVEL(pairwise_lse_moments)(operands.dtype, args, mi::torch_runtime());
   return {lse, moment};
 }
 

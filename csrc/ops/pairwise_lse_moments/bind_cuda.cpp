@@ -12,7 +12,6 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor> pairwise_lse_moments(Tensor x, std::optional<Tensor> y, Tensor scales,
                                                 std::optional<Tensor> bias, std::string score, bool exclude_diagonal) {
   STD_TORCH_CHECK(scales.dim() == 1 && scales.numel() > 0, "pairwise_lse_moments: scales must be a non-empty vector");
-  const auto guard = guard_device(x);
   const Operands operands(x, y, torch::stable::narrow(scales, 0, 0, 1), bias, std::nullopt, std::nullopt, score,
                           exclude_diagonal);
   const mi::PairwiseScores& pairs = operands.pairs;
@@ -27,9 +26,8 @@ std::tuple<Tensor, Tensor> pairwise_lse_moments(Tensor x, std::optional<Tensor> 
   Tensor moment = new_tensor(x, {args.count, pairs.n}, operands.accumulation);
   args.lse = lse.mutable_data_ptr();
   args.moment = moment.mutable_data_ptr();
-  const Tensor workspace = new_workspace(x, mi::pairwise_lse_moments_workspace_bytes(operands.dtype, args));
-  check_launch(mi::pairwise_lse_moments(operands.dtype, args, workspace.mutable_data_ptr(), operands.stream()),
-               "pairwise_lse_moments");
+  launch("pairwise_lse_moments", x, mi::pairwise_lse_moments_workspace_bytes(operands.dtype, args),
+         mi::pairwise_lse_moments, operands.dtype, args);
   return {lse, moment};
 }
 

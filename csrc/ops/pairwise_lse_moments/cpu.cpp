@@ -53,17 +53,16 @@ class Moments {
   void sweep() {
     const int64_t n = pairs_.n;
     const bool triangles = pairs_.self && !pairs_.has_bias();
-    over_tiles(pairs_, triangles, false, T(0),
-               [&](Range rows, Range cols, bool by_columns, T* tile, int64_t ld, T* scratch) {
-                 const auto add = by_columns ? add_tile<true, true, T> : add_tile<false, true, T>;
-                 for (int64_t b = 0; b < count_; ++b) {
-                   if (!by_sums_[b]) continue;
-                   double *sums = sums_.get() + b * n, *moments = moments_.get() + b * n;
-                   pairs_.leave_out(rows, cols, tile, ld, left_out_score(scales_[b]));
-                   add(tile, ld, rows, cols, scales_[b], u_.get() + b * n, pairs_.bias,
-                       SumTargets{sums, sums, moments, moments}, scratch);
-                 }
-               });
+    over_tiles(pairs_, triangles, false, [&](Range rows, Range cols, bool by_columns, T* tile, int64_t ld, T* scratch) {
+      const auto add = by_columns ? add_tile<true, true, T> : add_tile<false, true, T>;
+      for (int64_t b = 0; b < count_; ++b) {
+        if (!by_sums_[b]) continue;
+        double *sums = sums_.get() + b * n, *moments = moments_.get() + b * n;
+        pairs_.leave_out(rows, cols, tile, ld, left_out_score(scales_[b]));
+        add(tile, ld, rows, cols, scales_[b], u_.get() + b * n, pairs_.bias, SumTargets{sums, sums, moments, moments},
+            scratch);
+      }
+    });
   }
 
   void finish(int64_t b) {

@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor> plan_marginals(Tensor x, Tensor y, Tensor scale, Tens
   args.log_u = u.const_data_ptr();
   args.row_lse = row_lse.mutable_data_ptr();
   args.col_lse = col_lse.mutable_data_ptr();
-  mi::launch(operands, args, MI_LEVELS(plan_marginals));
+  MI_BEST_LEVEL(plan_marginals)(operands.dtype, args, mi::torch_runtime());
   return {row_lse, col_lse};
 }
 

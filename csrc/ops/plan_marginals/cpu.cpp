@@ -57,7 +57,7 @@ class Marginals {
     Buffer<double> sums(n + m);
     sums.fill(n + m, 0.0);
     double *row_sums = sums.get(), *col_sums = sums.get() + n;
-    over_tiles(pairs_, false, true, T(0), [&](Range rows, Range cols, bool, const T* tile, int64_t ld, T* scratch) {
+    over_tiles(pairs_, false, true, [&](Range rows, Range cols, bool, const T* tile, int64_t ld, T* scratch) {
       add_tile<true, false>(tile, ld, rows, cols, pairs_.scale, u_, pairs_.bias,
                             SumTargets{row_sums, col_sums, nullptr, nullptr}, scratch);
     });

@@ -11,7 +11,7 @@
 // holds T, all else A. All buffers are contiguous, on one device. This header knows no torch and no CUDA.
 #pragma once
 
-#include "ops/pairwise_lse/kernel.h"
+#include "common/dtype.h"
 
 namespace mi {
 

@@ -1,70 +1,11 @@
-// The CPU kernels of sinkhorn_knopp behind torch's dispatcher, on the stable ABI. Argument errors that a user can make
-// are reported by the Python function; the checks here keep a direct call of the operators from reading out of bounds.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+// The CPU kernels of sinkhorn_knopp behind torch's dispatcher, on the stable ABI.
 #include <sys/mman.h>
 
-#include <optional>
-#include <tuple>
-
 #include "common/cpu/host.h"
+#include "ops/sinkhorn_knopp/bind_samples.h"
 #include "ops/sinkhorn_knopp/cpu.h"
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// The inputs, contiguous, and what the kernels need to know of them.
-struct Samples {
-  Tensor scores;
-  std::optional<Tensor> mask;
-  mi::DType dtype;
-  ScalarType wide;
-  mi::SampleScores args;
-
-  Samples(const Tensor& scores_, const std::optional<Tensor>& mask_, double epsilon)
-      : scores(torch::stable::contiguous(scores_)) {
-    STD_TORCH_CHECK(scores.dim() == 2 && scores.size(1) > 0, "sinkhorn_knopp: scores must be a matrix with columns");
-    switch (scores.scalar_type()) {
-      case ScalarType::Double:
-        dtype = mi::DType::f64;
-        break;
-      case ScalarType::Float:
-        dtype = mi::DType::f32;
-        break;
-      case ScalarType::BFloat16:
-        dtype = mi::DType::bf16;
-        break;
-      case ScalarType::Half:
-        dtype = mi::DType::f16;
-        break;
-      default:
-        STD_TORCH_CHECK(false, "sinkhorn_knopp: scores must hold float64, float32, bfloat16 or float16");
-    }
-    wide = dtype == mi::DType::f64 ? ScalarType::Double : ScalarType::Float;
-    args.scores = scores.const_data_ptr();
-    args.rows = scores.size(0);
-    args.cols = scores.size(1);
-    args.epsilon = epsilon;
-    if (mask_.has_value()) {
-      mask = vector(*mask_, "mask", ScalarType::Bool, args.rows);
-      args.mask = static_cast<const uint8_t*>(mask->const_data_ptr());
-    }
-  }
-
-  Tensor vector(const Tensor& tensor, const char* name, ScalarType dtype, int64_t size) const {
-    STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == dtype && tensor.numel() == size,
-                    "sinkhorn_knopp: ", name, " has the wrong device, dtype or size");
-    return torch::stable::contiguous(tensor);
-  }
-
-  Tensor made(torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType dtype) const {
-    return torch::stable::new_empty(scores, shape, dtype);
-  }
-};
 
 // A hint for a large result: faults of small pages would cost several times what is computed into them.
 void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
@@ -76,64 +17,24 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t byt
 #endif
 }
 
-#if defined(MI_WITH_X86_LEVELS)
-#define MI_LAUNCH(function, dtype, args)                                                             \
-  mi::simd_level() >= mi::SimdLevel::avx512 ? mi::avx512::function(dtype, args, mi::torch_runtime()) \
-  : mi::simd_level() == mi::SimdLevel::avx2 ? mi::avx2::function(dtype, args, mi::torch_runtime())   \
-                                            : mi::baseline::function(dtype, args, mi::torch_runtime())
-#else
-#define MI_LAUNCH(function, dtype, args) mi::baseline::function(dtype, args, mi::torch_runtime())
-#endif
-
-std::tuple<Tensor, Tensor> columns(Tensor scores, std::optional<Tensor> mask, double epsilon) {
-  const Samples samples(scores, mask, epsilon);
-  Tensor shift = samples.made({samples.args.cols}, samples.wide);
-  Tensor total = samples.made({samples.args.cols}, ScalarType::Double);
-  mi::SinkhornColumns args;
-  args.samples = samples.args;
-  args.shift = shift.mutable_data_ptr();
-  args.total = static_cast<double*>(total.mutable_data_ptr());
-  MI_LAUNCH(sinkhorn_columns, samples.dtype, args);
-  return {shift, total};
-}
-
-Tensor sweep(Tensor scores, std::optional<Tensor> mask, Tensor shift, Tensor log_weight, double epsilon) {
-  const Samples samples(scores, mask, epsilon);
-  const Tensor shifts = samples.vector(shift, "shift", samples.wide, samples.args.cols);
-  const Tensor weights = samples.vector(log_weight, "log_weight", ScalarType::Double, samples.args.cols);
-  Tensor total = samples.made({samples.args.cols}, ScalarType::Double);
-  mi::SinkhornSweep args;
-  args.samples = samples.args;
-  args.shift = shifts.const_data_ptr();
-  args.log_weight = static_cast<const double*>(weights.const_data_ptr());
-  args.total = static_cast<double*>(total.mutable_data_ptr());
-  MI_LAUNCH(sinkhorn_sweep, samples.dtype, args);
-  return total;
-}
-
-std::tuple<Tensor, Tensor> codes(Tensor scores, std::optional<Tensor> mask, Tensor shift, Tensor log_weight,
-                                 double epsilon, bool hard) {
-  const Samples samples(scores, mask, epsilon);
-  const Tensor shifts = samples.vector(shift, "shift", samples.wide, samples.args.cols);
-  const Tensor weights = samples.vector(log_weight, "log_weight", ScalarType::Double, samples.args.cols);
-  Tensor result = samples.made({samples.args.rows, samples.args.cols}, samples.wide);
-  Tensor bad_rows = samples.made({}, ScalarType::Long);
-  mi::SinkhornCodes args;
-  args.samples = samples.args;
-  args.shift = shifts.const_data_ptr();
-  args.log_weight = static_cast<const double*>(weights.const_data_ptr());
-  args.hard = hard;
-  args.codes = result.mutable_data_ptr();
-  prefer_huge_pages(args.codes, samples.args.rows * samples.args.cols * (samples.wide == ScalarType::Double ? 8 : 4));
-  args.bad_rows = static_cast<int64_t*>(bad_rows.mutable_data_ptr());
-  MI_LAUNCH(sinkhorn_codes, samples.dtype, args);
-  return {result, bad_rows};
-}
+struct Launch {
+  void operator()(const mi::Samples& samples, const mi::SinkhornColumns& args) const {
+    MI_BEST_LEVEL(sinkhorn_columns)(samples.dtype, args, mi::torch_runtime());
+  }
+  void operator()(const mi::Samples& samples, const mi::SinkhornSweep& args) const {
+    MI_BEST_LEVEL(sinkhorn_sweep)(samples.dtype, args, mi::torch_runtime());
+  }
+  void operator()(const mi::Samples& samples, const mi::SinkhornCodes& args) const {
+    const int64_t size = samples.dtype == mi::DType::f64 ? 8 : 4;
+    prefer_huge_pages(args.codes, samples.args.rows * samples.args.cols * size);
+    MI_BEST_LEVEL(sinkhorn_codes)(samples.dtype, args, mi::torch_runtime());
+  }
+};
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mi_estimators, CPU, m) {
-  m.impl("sinkhorn_knopp_columns", TORCH_BOX(&columns));
-  m.impl("sinkhorn_knopp_sweep", TORCH_BOX(&sweep));
-  m.impl("sinkhorn_knopp_codes", TORCH_BOX(&codes));
+  m.impl("sinkhorn_knopp_columns", TORCH_BOX(&mi::sinkhorn_columns_bound<Launch>));
+  m.impl("sinkhorn_knopp_sweep", TORCH_BOX(&mi::sinkhorn_sweep_bound<Launch>));
+  m.impl("sinkhorn_knopp_codes", TORCH_BOX(&mi::sinkhorn_codes_bound<Launch>));
 }

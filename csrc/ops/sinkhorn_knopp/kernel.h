@@ -14,7 +14,7 @@
 // All buffers are contiguous, on one device. This header knows no torch and no CUDA.
 #pragma once
 
-#include "ops/pairwise_lse/kernel.h"
+#include "common/dtype.h"
 
 namespace mi {
 
