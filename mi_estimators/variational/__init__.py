@@ -1,0 +1,12 @@
+"""Trainable variational estimators: a bound with the networks it needs, from a batch of pairs to a value.
+
+:func:`variational` builds one by name. A training step is three lines, whatever the bound::
+
+    model = variational("infonce", dim_x=5, dim_y=5)
+    value, objective = model(x, y)     # x [K, 5], y [K, 5]: K i.i.d. pairs
+    (-objective).backward()
+"""
+
+from mi_estimators.variational.estimator import Step, VariationalEstimator, variational
+
+__all__ = ["Step", "VariationalEstimator", "variational"]
