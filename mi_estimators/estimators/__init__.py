@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,48 +11,8 @@ from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators.bounds import BOUNDS
-from mi_estimators.estimators import gaussian, knn, neural
-from mi_estimators.estimators.result import BASES, Measurement, MIEstimate, SaturationWarning, warn_if_saturated
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """One entry of :data:`ESTIMATORS`.
-
-    Attributes:
-        name: key in the table.
-        method: ``(x [n, dim_x], y [n, dim_y], *, seed, **options) -> Measurement``, float64 arrays in, nats out.
-        note: what it assumes and where it fails.
-        source: paper and equation.
-    """
-
-    name: str
-    method: Callable[..., Measurement]
-    note: str
-    source: str
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    entry.name: entry
-    for entry in (
-        *(
-            Estimator(bound.name, partial(neural.estimate, bound=bound.name), bound.note, bound.source)
-            for bound in BOUNDS.values()
-        ),
-        Estimator(
-            "gaussian",
-            gaussian.estimate,
-            "exact for Gaussian data; elsewhere sees linear dependence only",
-            "Gelfand and Yaglom 1957",
-        ),
-        Estimator(
-            "ksg",
-            knn.estimate,
-            "low bias in a few dimensions; underestimates when the dimension or the mutual information is large",
-            "Kraskov, Stögbauer and Grassberger 2004 (arXiv cond-mat/0305641), eq. 8",
-        ),
-    )
-}
+from mi_estimators.estimators.result import BASES, MIEstimate, SaturationWarning, warn_if_saturated
+from mi_estimators.estimators.table import ESTIMATORS, Estimator
 
 
 def _samples(name: str, value: Tensor | ArrayLike) -> np.ndarray:
