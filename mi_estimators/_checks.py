@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -122,7 +123,14 @@ def unit_rows(name: str, value: Tensor) -> None:
         raise ValueError(f"{name}: want rows of length 1, got lengths that differ from it by up to {error:.3g}")
 
 
+def nearest(value: object, options: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` with the option that is spelled most like the value, or nothing if none is close."""
+    near = difflib.get_close_matches(value, list(options), n=1) if isinstance(value, str) else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def choice(name: str, value: object, options: Collection[str]) -> None:
     """Check that a string is one of the options."""
     if value not in options:
-        raise ValueError(f"{name}: want one of {sorted(options)}, got {value!r}")
+        names = sorted(options)
+        raise ValueError(f"{name}: want one of {names}, got {value!r}{nearest(value, names)}")

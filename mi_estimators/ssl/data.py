@@ -6,7 +6,6 @@ file, before a run writes anything.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import math
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mi_estimators import _checks
 from mi_estimators._extras import require
 
 
@@ -120,8 +120,7 @@ def load(name: str, data_dir: str | Path | None = None) -> ImageSet:
 def unknown(name: str, options: object) -> str:
     """Words for a name that is in no table, with the nearest that is."""
     names = sorted(options)  # type: ignore[call-overload]
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"want one of {', '.join(names)}; got {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    return f"want one of {', '.join(names)}; got {name!r}{_checks.nearest(name, names)}"
 
 
 def _image_set(name: str, train: Split, test: Split) -> ImageSet:
