@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mi_estimators import _extension
 from mi_estimators.commands.options import as_command, flag, parameter, plain
-from mi_estimators.commands.tightness import tightness_command
+from mi_estimators.commands.tightness import tightness_group
 from mi_estimators.console import print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def build_app() -> typer.Typer:
             "Show versions and which compiled kernels are active.",
         )
     )
-    app.command("tightness")(tightness_command())
+    app.add_typer(tightness_group(), name="tightness")
     group = typer.Typer(
         help="Train a method, with a linear probe before and after. Each has its own options: train METHOD --help",
         no_args_is_help=True,

@@ -89,7 +89,7 @@ def demo(
 
 
 def _staircase(folder: Path, seed: int, steps: int) -> dict[str, Any]:
-    config = tightness.TightnessConfig.short(seed=seed, steps_per_level=steps)
+    config = tightness.TightnessConfig.preset("short", seed=seed, steps_per_level=steps)
     with progress_bar("tightness") as report:
         result = tightness.run(config, progress=report)
     tightness.save(result, folder)
@@ -118,7 +118,7 @@ def _table(staircase: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]
     table.add_row(
         "bound", *(f"I = {level:g}" for level in levels), *[""] * (columns - len(levels) - 2), "cap", style="bold"
     )
-    for name in staircase["curves"]:
+    for name in staircase["config"]["bounds"]:
         rows = [row for row in staircase["levels"] if row["bound"] == name]
         means = ["overflow" if row["mean"] is None else f"{row['mean']:.2f}" for row in rows]
         cap = "none" if rows[0]["cap"] is None else f"{rows[0]['cap']:.2f}"

@@ -12,6 +12,7 @@ import pytest
 
 from mi_estimators import cli
 from mi_estimators._version import __version__
+from mi_estimators.commands.options import clear_errors
 
 for module in ("typer", "rich", "lightning_fabric", "kornia", "sklearn", "tensorboard"):
     pytest.importorskip(module)
@@ -159,35 +160,46 @@ def test_a_stopped_run_exits_as_the_signal_would(name, code, capsys):
 
     from mi_estimators.ssl import Interrupted
 
-    with pytest.raises(typer.Exit) as stopped, cli._clear_errors():
+    with pytest.raises(typer.Exit) as stopped, clear_errors():
         raise Interrupted(f"{name}: stopped at step 3 of 9")
     assert stopped.value.exit_code == code
     assert capsys.readouterr().err == f"stopped: {name}: stopped at step 3 of 9\n"
 
 
 def test_tightness_prints_a_table_and_writes_results(invoke):
-    arguments = ["--bounds", "infonce,nwj", "--levels", "1,2", "--steps-per-level", "5", "--dim", "3", "--short"]
-    result = invoke("tightness", *arguments, "--out", "stairs")
+    arguments = [
+        "--bounds",
+        "infonce,nwj",
+        "--levels",
+        "1,2",
+        "--steps-per-level",
+        "5",
+        "--dim",
+        "3",
+        "--preset",
+        "short",
+    ]
+    result = invoke("tightness", "staircase", *arguments, "--out", "stairs")
     assert result.exit_code == 0, result.output
     assert "infonce" in result.output
     stored = json.loads(Path("stairs/results.json").read_text())
     assert stored["config"]["levels"] == [1.0, 2.0]
     assert stored["config"]["bounds"] == ["infonce", "nwj"]
-    again = invoke("tightness", *arguments, "--out", "stairs")
+    again = invoke("tightness", "staircase", *arguments, "--out", "stairs")
     assert (again.exit_code, "error: --out: stairs already holds results" in again.output) == (2, True)
-    assert invoke("tightness", *arguments, "--out", "stairs", "--overwrite").exit_code == 0
+    assert invoke("tightness", "staircase", *arguments, "--out", "stairs", "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--bounds", "club"], "error: --bounds: want one of"),
+        (["--bounds", "nope"], "error: --bounds: want one of"),
         (["--levels", "1,two"], "error: --levels: want values separated by commas, could not convert"),
         (["--batch-size", "1"], "error: --batch-size: want at least 2"),
     ],
 )
 def test_wrong_input_to_tightness_is_named(invoke, arguments, words):
-    result = invoke("tightness", *arguments)
+    result = invoke("tightness", "staircase", *arguments)
     assert result.exit_code == 2
     assert words in result.output
     assert not list(Path().iterdir())
