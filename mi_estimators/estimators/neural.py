@@ -1,10 +1,11 @@
-"""Neural estimates of mutual information: a critic trained on some pairs, a bound reported on others."""
+"""Neural estimates of mutual information: a bound trained on some pairs and reported on others."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mi_estimators import _checks
-from mi_estimators.bounds import BOUNDS, Bound
-from mi_estimators.critics import CRITICS
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import SCALINGS, scaled
+from mi_estimators.variational import VariationalEstimator, variational
 
 
 def _positive_integers(**values: int) -> None:
@@ -31,14 +32,16 @@ def _blocks(n: int, batch_size: int) -> tuple[int, int]:
     return count, n // count
 
 
-def _evaluate(critic: nn.Module, bound: Bound, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Value and objective of the bound on consecutive blocks of pairs, ``[blocks, 2]`` float64."""
+def _evaluate(model: VariationalEstimator, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
+    """Value and objective on consecutive blocks of pairs, ``[blocks, 2]`` float64."""
     count, size = _blocks(len(x), batch_size)
+    model.eval()
     with torch.no_grad():
         rows = [
-            torch.stack(bound.value_and_objective(critic(x[start : start + size], y[start : start + size])))
+            torch.stack(model(x[start : start + size], y[start : start + size]))
             for start in range(0, count * size, size)
         ]
+    model.train()
     return torch.stack(rows).double().cpu()
 
 
@@ -68,8 +71,9 @@ def estimate(
     *,
     bound: str,
     seed: int = 0,
-    critic: str = "concatenated",
+    critic: str | nn.Module = "concatenated",
     critic_options: Mapping[str, Any] | None = None,
+    bound_options: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     evaluation_batch_size: int = 128,
     learning_rate: float = 1e-3,
@@ -77,18 +81,20 @@ def estimate(
     min_steps: int = 300,
     evaluate_every: int = 50,
     patience: int = 10,
+    time_limit: float | None = None,
     validation_fraction: float = 0.2,
     test_fraction: float = 0.2,
-    standardize: bool = True,
+    standardize: str | None = "zscore",
     device: torch.device | str = "cpu",
 ) -> Measurement:
-    """Train a critic with Adam to maximise a bound, and report the bound on pairs set apart for that.
+    """Train a bound's networks with Adam, and report the bound on pairs set apart for that.
 
-    The pairs are split at random in three: the critic trains on the first part, the weights with the highest objective
+    The pairs are split at random in three: the networks train on the first part, the weights with the highest objective
     on the second are kept, and the value comes from the third, which had no part in either choice: a lower bound stays
     one. The test pairs are cut into blocks of at least ``evaluation_batch_size``; the value is the mean over blocks,
-    the standard error comes from their spread. Computed in float32 after standardising in float64. Repeats bit for bit
-    from ``seed`` on one machine with one thread count, and does not touch the global random state.
+    the standard error comes from their spread. Computed in float32 after scaling in float64. Repeats bit for bit from
+    ``seed`` on one machine with one thread count, unless ``time_limit`` ends it, and does not touch the global random
+    state.
 
     Args:
         x: ``[n, dim_x]`` float64.
@@ -97,6 +103,7 @@ def estimate(
         seed: of the split, the initial weights and the batches.
         critic: name in :data:`mi_estimators.critics.CRITICS`.
         critic_options: keyword arguments of the critic; for ``"concatenated"`` without any, two hidden layers of 64.
+        bound_options: keyword arguments of the bound: see :func:`mi_estimators.variational.variational`.
         batch_size: pairs per training step.
         evaluation_batch_size: least number of pairs per evaluation block; its log is what caps InfoNCE.
         learning_rate: of Adam.
@@ -104,16 +111,17 @@ def estimate(
         min_steps: number of training steps before early stopping may act.
         evaluate_every: training steps between evaluations on the validation pairs.
         patience: evaluations without improvement after which training stops.
+        time_limit: seconds of training after which it stops, with the best weights until then; None for no limit.
         validation_fraction: share of the pairs for early stopping.
         test_fraction: share of the pairs for the reported value.
-        standardize: scale every coordinate by the mean and standard deviation of the training pairs.
+        standardize: map of every coordinate, learned on the training pairs: ``"zscore"`` (mean and standard deviation),
+            ``"rank"`` (normal scores of the ranks: for heavy tails) or None.
         device: where to train.
 
     Raises:
         TypeError: an option has the wrong type.
         ValueError: an option is out of range, or there are too few pairs for one batch in each part.
     """
-    _checks.choice("critic", critic, CRITICS)
     _positive_integers(
         max_steps=max_steps,
         min_steps=min_steps,
@@ -125,6 +133,10 @@ def estimate(
     _checks.positive("learning_rate", learning_rate)
     _checks.positive("validation_fraction", validation_fraction)
     _checks.positive("test_fraction", test_fraction)
+    if time_limit is not None:
+        _checks.positive("time_limit", time_limit)
+    if standardize is not None:
+        _checks.choice("standardize", standardize, SCALINGS)
     for name, size in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
         if size < 2:
             raise ValueError(f"{name}: want at least 2, since one pair has no negatives; got {size}")
@@ -139,56 +151,97 @@ def estimate(
                 f"x: want at least {least} {name} pairs (batch_size, or 2 to evaluate on), "
                 f"got {len(part)} of n = {len(x)}"
             )
-    x, y = (
-        _standardized(name, value, parts[0].numpy()) if standardize else value for name, value in (("x", x), ("y", y))
-    )
+    columns = [scaled(name, value, parts[0].numpy(), standardize) for name, value in (("x", x), ("y", y))]
     (x_train, y_train), (x_valid, y_valid), (x_test, y_test) = (
-        tuple(torch.as_tensor(value[part.numpy()], dtype=torch.float32, device=device) for value in (x, y))
+        tuple(torch.as_tensor(value[part.numpy()], dtype=torch.float32, device=device) for value in columns)
         for part in parts
     )
+    if critic_options is None and critic == "concatenated":
+        critic_options = {"hidden": (64, 64)}
+    model = variational(
+        bound,
+        x.shape[1],
+        y.shape[1],
+        critic=critic,
+        critic_options=critic_options,
+        bound_options=bound_options,
+        generator=generator,
+    ).to(device)
 
-    chosen = BOUNDS[bound]
-    options = critic_options if critic_options is not None else {"hidden": (64, 64)} if critic == "concatenated" else {}
-    network = CRITICS[critic](x.shape[1], y.shape[1], generator=generator, **options).to(device)
-    parameters = list(network.parameters())
-    if not parameters:  # an inner product: nothing to train
-        max_steps = 0
-    else:
-        optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    def validate() -> tuple[float, float]:
+        value, objective = _evaluate(model, x_valid, y_valid, evaluation_batch_size).mean(dim=0).tolist()
+        return value, objective
 
-    curve: list[tuple[int, float]] = []
-    best_objective, best_step, best_weights = -math.inf, 0, copy.deepcopy(network.state_dict())
-    order, position = torch.randperm(len(x_train), generator=generator), 0
-    for step in range(1, max_steps + 1):
-        if position + batch_size > len(x_train):
-            order, position = torch.randperm(len(x_train), generator=generator), 0
-        batch = order[position : position + batch_size].to(device)
-        position += batch_size
-        _, objective = chosen.value_and_objective(network(x_train[batch], y_train[batch]))
-        ascend(objective, optimizer)
-        if step % evaluate_every == 0 or step == max_steps:
-            value, objective = _evaluate(network, chosen, x_valid, y_valid, evaluation_batch_size).mean(dim=0).tolist()
-            curve.append((step, value))
-            if objective > best_objective:
-                best_objective, best_step, best_weights = objective, step, copy.deepcopy(network.state_dict())
-            elif step >= min_steps and step - best_step >= patience * evaluate_every:
-                break
+    def permuted(seed: int) -> float:
+        order = torch.randperm(len(y_test), generator=torch.Generator().manual_seed(seed))
+        return float(_evaluate(model, x_test, y_test[order.to(device)], evaluation_batch_size)[:, 0].mean())
 
-    network.load_state_dict(best_weights)
-    values = _evaluate(network, chosen, x_test, y_test, evaluation_batch_size)[:, 0]
+    curve = _train(
+        model,
+        x_train,
+        y_train,
+        validate,
+        generator,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_steps=max_steps,
+        min_steps=min_steps,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        time_limit=math.inf if time_limit is None else time_limit,
+    )
+    values = _evaluate(model, x_test, y_test, evaluation_batch_size)[:, 0]
     count, size = _blocks(len(x_test), evaluation_batch_size)
+    cap = model.bound.cap
     return Measurement(
         value=float(values.mean()),
         std=float(values.std()) / math.sqrt(count) if count > 1 else None,
         degrees_of_freedom=count - 1,
-        cap=None if chosen.cap is None else chosen.cap(size),
-        curve=tuple(curve),
+        cap=None if cap is None else cap(size),
+        curve=curve,
+        permuted=permuted,
     )
 
 
-def _standardized(name: str, value: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance per column, as measured on the training rows."""
-    mean, std = value[train].mean(axis=0), value[train].std(axis=0)
-    if not (std > 0).all():
-        raise ValueError(f"{name}: column {int(np.argmin(std))} is constant over the training pairs")
-    return (value - mean) / std
+def _train(
+    model: VariationalEstimator,
+    x: Tensor,
+    y: Tensor,
+    validate: Callable[[], tuple[float, float]],
+    generator: torch.Generator,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    max_steps: int,
+    min_steps: int,
+    evaluate_every: int,
+    patience: int,
+    time_limit: float,
+) -> tuple[tuple[int, float], ...]:
+    """Train, leave the weights with the highest validation objective, and return the curve of validation values."""
+    parameters = list(model.parameters())
+    if not parameters:  # an inner product: nothing to train
+        return ()
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+    curve: list[tuple[int, float]] = []
+    best_objective, best_step, best_weights = -math.inf, 0, copy.deepcopy(model.state_dict())
+    order, position = torch.randperm(len(x), generator=generator), 0
+    start = time.perf_counter()
+    for step in range(1, max_steps + 1):
+        if position + batch_size > len(x):
+            order, position = torch.randperm(len(x), generator=generator), 0
+        batch = order[position : position + batch_size].to(x.device)
+        position += batch_size
+        ascend(model(x[batch], y[batch]).objective, optimizer)
+        last = step == max_steps or time.perf_counter() - start >= time_limit
+        if step % evaluate_every == 0 or last:
+            value, objective = validate()
+            curve.append((step, value))
+            if objective > best_objective:
+                best_objective, best_step, best_weights = objective, step, copy.deepcopy(model.state_dict())
+            elif step >= min_steps and step - best_step >= patience * evaluate_every:
+                break
+        if last:
+            break
+    model.load_state_dict(best_weights)
+    return tuple(curve)
