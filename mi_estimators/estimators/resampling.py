@@ -116,8 +116,8 @@ def parts(
 def parts_error(values: np.ndarray) -> tuple[float, float]:
     """Standard error at the full number of pairs from values on parts, and its degrees of freedom.
 
-    The variance on a part of n / m pairs is m times that on n pairs, if it falls as 1 / n. Random partitions add up: over
-    many of them the variance between parts tends to that of all the terms.
+    The variance on a part of n / m pairs is m times that on n pairs, if it falls as 1 / n. Random partitions add up:
+    over many of them the variance between parts tends to that of all the terms.
 
     Source:
         Holmes and Nemenman 2019 (arXiv 1903.09280), sec. III; Politis, Romano and Wolf 1999, ch. 2.
