@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ Sampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 LogDensityRatio = Callable[[Tensor, Tensor], Tensor]
 """``(x [n, dim_x], y [n, dim_y]) -> log p(x, y) / (p(x) p(y)) [n]``, float64."""
+
+Kind = Literal["continuous", "discrete", "mixed"]
+"""What values a variable takes: a density; atoms only, as whole numbers; atoms beside a density."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,14 @@ class Task:
         mutual_information: I(x; y) in nats.
         sampler: draws n pairs in float64 from a generator.
         log_density_ratio: pointwise mutual information in float64, where it is known.
+        kind_x: ``"continuous"``, ``"discrete"`` (whole numbers, stored as floating-point) or ``"mixed"`` (repeated
+            values beside continuous ones).
+        kind_y: the same of y.
+        standard_error: of ``mutual_information``, in nats, where that is a Monte Carlo mean; 0 where it is exact up to
+            rounding or quadrature (better than 1e-6).
+        shape_x: shape of one x where its columns are a flattened image, ``(channels, height, width)``; else empty.
+        shape_y: the same of y.
+        source: where the distribution was published.
     """
 
     name: str
@@ -36,6 +48,12 @@ class Task:
     mutual_information: float
     sampler: Sampler
     log_density_ratio: LogDensityRatio | None = None
+    kind_x: Kind = "continuous"
+    kind_y: Kind = "continuous"
+    standard_error: float = 0.0
+    shape_x: tuple[int, ...] = ()
+    shape_y: tuple[int, ...] = ()
+    source: str = ""
 
     def sample(
         self,
@@ -76,6 +94,9 @@ class Task:
     def pointwise_mutual_information(self, x: Tensor, y: Tensor) -> Tensor:
         """log p(x, y) / (p(x) p(y)) of each pair, in nats; its mean over samples tends to ``mutual_information``.
 
+        Densities are with respect to any product of measures on x and y, so this holds for discrete variables as well.
+        Draw in float64: rounding a sample to float32 moves it by more than some tasks' noise is wide.
+
         Shape:
             - x: ``[n, dim_x]``; y: ``[n, dim_y]``.
             - output: ``[n]``, float64.
@@ -94,49 +115,3 @@ class Task:
         if y.shape != (x.shape[0], self.dim_y):
             raise ValueError(f"y: want shape {(x.shape[0], self.dim_y)}, got {_checks.describe(y)}")
         return self.log_density_ratio(x.double(), y.double())
-
-
-@dataclass(frozen=True)
-class Reparametrization:
-    """An increasing map of the real line, applied to every coordinate, and its inverse.
-
-    Mutual information does not change under it, nor does the pointwise one: the Jacobians cancel.
-    """
-
-    forward: Callable[[Tensor], Tensor]
-    inverse: Callable[[Tensor], Tensor]
-
-
-def _signed_power(exponent: float) -> Callable[[Tensor], Tensor]:
-    return lambda t: t.sign() * t.abs().pow(exponent)
-
-
-IDENTITY = Reparametrization(lambda t: t, lambda t: t)
-CUBIC = Reparametrization(_signed_power(3.0), _signed_power(1 / 3))
-HALF_CUBE = Reparametrization(_signed_power(1.5), _signed_power(2 / 3))
-ASINH = Reparametrization(torch.asinh, torch.sinh)
-
-
-def reparametrize(task: Task, name: str, *, x: Reparametrization = IDENTITY, y: Reparametrization = IDENTITY) -> Task:
-    """The task of ``(x.forward(x), y.forward(y))``, whose mutual information is that of ``task``.
-
-    Args:
-        task: the task to start from.
-        name: name of the new one.
-        x: map applied to every coordinate of x.
-        y: map applied to every coordinate of y.
-    """
-
-    def sampler(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        a, b = task.sampler(n, generator)
-        return x.forward(a), y.forward(b)
-
-    ratio = task.log_density_ratio
-    return Task(
-        name,
-        task.dim_x,
-        task.dim_y,
-        task.mutual_information,
-        sampler,
-        None if ratio is None else lambda a, b: ratio(x.inverse(a), y.inverse(b)),
-    )
