@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mi_estimators.bounds import BOUNDS
-from mi_estimators.estimators import ESTIMATORS, MIEstimate, SaturationWarning, estimate_mi, gaussian, knn, neural
+from mi_estimators.estimators import ESTIMATORS, MIEstimate, SaturationWarning, estimate_mi, gaussian, neural
 from mi_estimators.synthetic import TASKS, correlated_gaussian
 
 # A critic and a step count that a test can afford.
@@ -91,33 +91,6 @@ def test_gaussian_survives_scale_and_offset():
     x, y = (t.double().numpy() for t in data("multinormal-dense-5-5-0.5", n=400))
     shifted = gaussian.estimate(1e-6 * x + 1e3, 1e6 * y - 1e9)
     assert shifted.value == pytest.approx(gaussian.estimate(x, y).value, abs=1e-5)
-
-
-def brute_force_ksg(x, y, k):
-    from scipy.special import digamma
-
-    n = len(x)
-    dx = np.abs(x[:, None] - x[None]).max(axis=-1)
-    dy = np.abs(y[:, None] - y[None]).max(axis=-1)
-    joint = np.maximum(dx, dy)
-    total = 0.0
-    for i in range(n):
-        radius = np.sort(np.delete(joint[i], i))[k - 1]
-        nx, ny = (int((np.delete(d[i], i) < radius).sum()) for d in (dx, dy))
-        total += digamma(nx + 1) + digamma(ny + 1)
-    return digamma(k) + digamma(n) - total / n
-
-
-@pytest.mark.parametrize("k", [1, 3, 7])
-@pytest.mark.parametrize("name", ["1v1-normal-0.75", "multinormal-sparse-5-5-2-2.0"])
-def test_ksg_against_brute_force(name, k):
-    x, y = (t.double().numpy() for t in data(name, n=200))
-    assert knn.estimate(x, y, k=k, standardize=False).value == pytest.approx(brute_force_ksg(x, y, k), abs=1e-12)
-
-
-def test_ksg_does_not_depend_on_units():
-    x, y = (t.double().numpy() for t in data(n=300))
-    assert knn.estimate(1000 * x, y).value == pytest.approx(knn.estimate(x, y).value, abs=1e-9)
 
 
 def test_seeds_and_global_random_state():

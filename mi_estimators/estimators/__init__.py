@@ -27,7 +27,7 @@ def estimate_mi(
         seed: of everything random; the global random state is not touched.
         **options: settings of :class:`MIEstimator` (``n_seeds``, ``interval``, ``n_permutations`` ...) and keyword
             arguments of the method: :func:`mi_estimators.estimators.neural.estimate` for a trained bound,
-            :func:`mi_estimators.estimators.knn.estimate`, :func:`mi_estimators.estimators.gaussian.estimate`. A neural
+            :func:`mi_estimators.estimators.ksg.estimate`, :func:`mi_estimators.estimators.gaussian.estimate`. A neural
             estimator trains on the device of ``x`` if that is a tensor and ``device`` is not given.
 
     Shape:
