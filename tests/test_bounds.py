@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import logsumexp
 
 from mi_estimators import bounds
-from mi_estimators.bounds import BOUNDS
+from mi_estimators.bounds import BOUNDS, SCORE_BOUNDS
 from mi_estimators.synthetic import correlated_gaussian
 
-EVERY = pytest.mark.parametrize("bound", list(BOUNDS.values()), ids=list(BOUNDS))
+EVERY = pytest.mark.parametrize("bound", list(SCORE_BOUNDS.values()), ids=list(SCORE_BOUNDS))
 
 score_matrices = st.integers(2, 9).flatmap(
     lambda k: arrays(np.float64, (k, k), elements=st.floats(-300, 300, allow_nan=False))
@@ -27,6 +27,9 @@ def oracle(name, s):
     log_mean_exp = logsumexp(negatives) - math.log(len(negatives))
     if name == "infonce":
         return math.log(k) + np.mean([s[i, i] - logsumexp(s[i]) for i in range(k)])
+    if name == "infonce_loo":
+        rows = [np.delete(s[i], i) for i in range(k)]
+        return np.mean([s[i, i] - math.log(np.mean(np.exp(rows[i]))) for i in range(k)])
     if name == "nwj":
         return 1 + np.mean([p - 1 for p in positives]) - np.mean(np.exp(negatives - 1))
     if name == "dv":
@@ -106,7 +109,7 @@ def test_dv_is_never_below_nwj(s):
 @settings(max_examples=100, deadline=None)
 def test_dv_and_infonce_ignore_a_constant_shift(s, shift):
     s = torch.from_numpy(s)
-    for bound in (bounds.dv, bounds.i_nce):
+    for bound in (bounds.dv, bounds.i_nce, bounds.i_nce_loo):
         assert bound(s + shift).item() == pytest.approx(bound(s).item(), abs=1e-9)
 
 
@@ -181,7 +184,15 @@ def test_large_negative_scores_stay_finite(bound, dtype):
     objective.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(s.grad).all()
-    expected = {"infonce": math.log(4), "nwj": 1e4, "dv": 2e4, "js": 1e4 + 1, "tuba": 1e4 + 1, "smile": 1e4 + 5}
+    expected = {
+        "infonce": math.log(4),
+        "infonce_loo": 2e4,
+        "nwj": 1e4,
+        "dv": 2e4,
+        "js": 1e4 + 1,
+        "tuba": 1e4 + 1,
+        "smile": 1e4 + 5,
+    }
     assert value.item() == pytest.approx(expected[bound.name], rel=1e-6)
 
 
@@ -236,7 +247,11 @@ def test_other_arguments_are_checked():
 
 
 def test_table():
-    assert {"infonce", "nwj", "dv"} <= set(BOUNDS)
+    assert set(BOUNDS) == {
+        *("infonce", "infonce_loo", "nwj", "dv", "mine", "js", "tuba", "tuba_learned", "tuba_gaussian", "i_alpha"),
+        *("smile", "flo", "club", "vclub", "l1out", "ba", "doe", "er"),
+    }
+    assert set(SCORE_BOUNDS) == {"infonce", "infonce_loo", "nwj", "dv", "js", "tuba", "smile"}
     for name, bound in BOUNDS.items():
         assert bound.name == name
         assert bound.kind in ("lower", "upper", "neither")
@@ -244,10 +259,15 @@ def test_table():
         assert bound.source
 
 
-@pytest.mark.parametrize("bound", [b for b in BOUNDS.values() if b.kind == "lower"], ids=lambda b: b.name)
+@pytest.mark.parametrize("bound", [b for b in SCORE_BOUNDS.values() if b.kind == "lower"], ids=lambda b: b.name)
 def test_lower_bounds_hold_in_expectation_for_any_critic(bound):
     # A critic of the wrong scale, with an offset: the average over batches must stay below the truth.
     task = correlated_gaussian(3, 1.0)
     for scale, offset in ((0.5, 0.3), (1.2, -0.2), (1.0, 1.0)):
         values = torch.stack([bound.value(scale * optimal_scores(task, 64, seed) + offset) for seed in range(60)])
         assert values.mean() < task.mutual_information + 3 * values.std() / math.sqrt(len(values))
+
+
+def test_a_bound_of_more_than_scores_says_so():
+    with pytest.raises(TypeError, match=r"mine: .*variational"):
+        BOUNDS["mine"].value_and_objective(torch.zeros(3, 3))

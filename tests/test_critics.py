@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from mi_estimators.critics import CRITICS, Bilinear, Concatenated, FactoredCritic, InnerProduct, Separable
+from mi_estimators.critics import (
+    CRITICS,
+    Bilinear,
+    Concatenated,
+    ConvSeparable,
+    FactoredCritic,
+    Hybrid,
+    InnerProduct,
+    Separable,
+)
 
 EVERY = pytest.mark.parametrize("name", list(CRITICS))
 
@@ -15,7 +24,8 @@ def batch(n, m, dim_x=5, dim_y=5, dtype=torch.float64, seed=0):
 
 
 def build(name, dim_x=5, dim_y=5, seed=0):
-    return CRITICS[name](dim_x, dim_y, generator=torch.Generator().manual_seed(seed))
+    options = {"shape_x": (1, 1, dim_x), "shape_y": (1, dim_y, 1), "channels": (8,)} if name == "conv" else {}
+    return CRITICS[name](dim_x, dim_y, generator=torch.Generator().manual_seed(seed), **options)
 
 
 @EVERY
@@ -49,7 +59,7 @@ def test_inner_product_and_bilinear_formulas():
     torch.testing.assert_close(bilinear(x, y), torch.einsum("id,de,je->ij", x, bilinear.weight, y))
 
 
-@pytest.mark.parametrize("name", ["inner_product", "bilinear", "separable"])
+@pytest.mark.parametrize("name", ["inner_product", "bilinear", "separable", "conv"])
 def test_embeddings_factor_the_scores(name):
     critic = build(name).double()
     assert isinstance(critic, FactoredCritic)
@@ -103,8 +113,14 @@ def test_initial_weights_are_those_of_a_linear_layer_on_the_pair():
 
 
 def test_default_sizes():
-    count = {name: sum(p.numel() for p in CRITICS[name](100, 100).parameters()) for name in CRITICS}
-    assert count == {"inner_product": 0, "bilinear": 10_000, "separable": 40_400, "concatenated": 40_401}
+    count = {name: sum(p.numel() for p in CRITICS[name](100, 100).parameters()) for name in CRITICS if name != "conv"}
+    assert count == {
+        "inner_product": 0,
+        "bilinear": 10_000,
+        "separable": 40_400,
+        "concatenated": 40_401,
+        "hybrid": 2 * (100 * 101 + 101 * 32) + 64 * 65 + 65,
+    }
 
 
 def test_bad_arguments_are_named():
@@ -118,6 +134,16 @@ def test_bad_arguments_are_named():
         Separable(3, 3, embedding=0)
     with pytest.raises(ValueError, match="hidden"):
         Concatenated(3, 3, hidden=())
+    with pytest.raises(TypeError, match="hidden"):
+        Concatenated(3, 3, hidden=64)
+    with pytest.raises(ValueError, match="head"):
+        Hybrid(3, 3, head=())
+    with pytest.raises(ValueError, match=r"shape_x: want \(C, H, W\).*12"):
+        ConvSeparable(12, 12, shape_x=(1, 3, 3))
+    with pytest.raises(ValueError, match="shape_y"):
+        ConvSeparable(9, 12, shape_x=(1, 3, 3))
+    with pytest.raises(ValueError, match="channels"):
+        ConvSeparable(9, 9, shape_x=(1, 3, 3), channels=())
 
 
 @EVERY
@@ -136,7 +162,7 @@ def test_bad_inputs_are_named(name):
 
 @pytest.mark.parametrize("name", CRITICS)
 def test_critics_name_bad_inputs(name):
-    critic = CRITICS[name](3, 3)
+    critic = build(name, 3, 3)
     good = torch.randn(4, 3)
     with pytest.raises(ValueError, match="x: want finite values"):
         critic(torch.full((4, 3), torch.nan), good)
@@ -144,3 +170,35 @@ def test_critics_name_bad_inputs(name):
         critic(good, good.double())
     with pytest.raises(ValueError, match="y: want the device of x"):
         critic(good, good.to("meta"))
+
+
+def test_hybrid_is_a_concatenated_critic_on_embeddings():
+    critic = build("hybrid").double()
+    x, y = batch(4, 3)
+    torch.testing.assert_close(critic(x, y), critic.head(critic.g(x), critic.h(y)))
+    pair = torch.cat([critic.g(x)[1], critic.h(y)[2]])
+    torch.testing.assert_close(critic(x, y)[1, 2], critic.head.rest(critic.head.first(pair)).squeeze())
+
+
+def test_conv_sees_rows_as_images():
+    critic = ConvSeparable(2 * 6 * 5, 28, shape_x=(2, 6, 5), shape_y=(1, 7, 4), channels=(4, 3)).double()
+    x, y = batch(3, 2, 60, 28)
+    u, v = critic.embeddings(x, y)
+    images = x.reshape(3, 2, 6, 5)
+    torch.testing.assert_close(u, critic.g(images))
+    first = torch.nn.functional.conv2d(images, critic.g[0].weight, critic.g[0].bias, stride=2, padding=2)
+    assert first.shape == (3, 4, 3, 3)
+    torch.testing.assert_close(critic.g[0](images), first)
+    assert v.shape == (2, 100)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "separable", "conv"])
+def test_factored_scores_of_a_batch(name):
+    critic = build(name).double()
+    x, y = batch(4, 4)
+    pairs = critic.factored(x, y)
+    torch.testing.assert_close(pairs.u @ pairs.v.T, critic(x, y))
+    with pytest.raises(ValueError, match="want the shape of u"):
+        critic.factored(x, y[:3])
+    with pytest.raises(ValueError, match="x: want 5 columns"):
+        critic.factored(x[:, :4], y)

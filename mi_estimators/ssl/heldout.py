@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from mi_estimators.bounds import BOUNDS
+from mi_estimators.bounds import SCORE_BOUNDS
 from mi_estimators.er import er_bound
 from mi_estimators.ssl.augment import ViewMaker
 from mi_estimators.ssl.data import Batches, Split, derived_seed
@@ -52,7 +52,7 @@ def evaluate(method: Method, test: Split, view: ViewMaker, batch_size: int, seed
                     "entropy": er.entropy,
                     "reconstruction": er.reconstruction,
                     "er_bound": er.value,
-                    **{name: BOUNDS[name].value(scores.float()) for name in method.bounds},
+                    **{name: SCORE_BOUNDS[name].value_and_objective(scores.float())[0] for name in method.bounds},
                 }
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0.0) + float(value)

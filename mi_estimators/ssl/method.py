@@ -34,7 +34,7 @@ class Method(nn.Module):
 
     Attributes:
         presets: defaults by image set; ``"mnist"`` serves the sets not named.
-        bounds: entries of :data:`mi_estimators.bounds.BOUNDS` its critic scores are evaluated with.
+        bounds: entries of :data:`mi_estimators.bounds.SCORE_BOUNDS` its critic scores are evaluated with.
         kappa: von Mises-Fisher concentration at which the ER bound is evaluated, on the unit sphere.
     """
 

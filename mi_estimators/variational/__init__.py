@@ -7,6 +7,9 @@
     (-objective).backward()
 """
 
-from mi_estimators.variational.estimator import Step, VariationalEstimator, variational
+from mi_estimators.variational.baselines import BASELINES
+from mi_estimators.variational.build import OPTIONS, variational
+from mi_estimators.variational.estimator import Step, VariationalEstimator
+from mi_estimators.variational.modelled import ENTROPIES
 
-__all__ = ["Step", "VariationalEstimator", "variational"]
+__all__ = ["BASELINES", "ENTROPIES", "OPTIONS", "Step", "VariationalEstimator", "variational"]

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, cast
 from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.bounds import BOUNDS
+from mi_estimators.bounds import SCORE_BOUNDS
 from mi_estimators.critics import CRITICS, FactoredCritic
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.method import MakeEncoder, Method, Preset
 
-FACTORED = [name for name, critic in CRITICS.items() if isinstance(critic, type) and issubclass(critic, FactoredCritic)]
+FACTORED = ("inner_product", "bilinear", "separable")
 
 
 class MIMax(Method):
@@ -30,13 +30,13 @@ class MIMax(Method):
         self,
         make_encoder: MakeEncoder,
         *,
-        bound: Annotated[str, f"bound that is maximised: {', '.join(BOUNDS)}"] = "infonce",
+        bound: Annotated[str, f"bound that is maximised: {', '.join(SCORE_BOUNDS)}"] = "infonce",
         critic: Annotated[str, f"how encodings are scored: {', '.join(FACTORED)}"] = "bilinear",
     ) -> None:
         super().__init__()
-        _checks.choice("bound", bound, BOUNDS)
+        _checks.choice("bound", bound, SCORE_BOUNDS)
         _checks.choice("critic", critic, FACTORED)
-        self.bound = BOUNDS[bound]
+        self.bound = SCORE_BOUNDS[bound]
         self.bounds = tuple(dict.fromkeys(("infonce", bound)))
         self.top, self.bottom = make_encoder(), make_encoder()
         self.critic = cast(FactoredCritic, CRITICS[critic](self.top.dim, self.bottom.dim))
