@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from mi_estimators import bounds, critics, entropy, estimators, losses, ot, synthetic
+from mi_estimators import bounds, critics, densities, entropy, estimators, losses, ot, synthetic, variational
 from mi_estimators._version import __version__
 from mi_estimators.contrastive import info_nce, nt_xent, sup_con
 from mi_estimators.entropy import kde_entropy, kde_log_density, select_bandwidth
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "bounds",
     "critics",
+    "densities",
     "entropy",
     "er_bound",
     "estimate_mi",
@@ -52,4 +53,5 @@ __all__ = [
     "sinkhorn_knopp",
     "sup_con",
     "synthetic",
+    "variational",
 ]

@@ -38,7 +38,8 @@ def _one_thread():
 def test_every_estimator_on_a_correlated_pair(name):
     x, y = data(n=3000)
     result = estimate_mi(x, y, estimator=name, **(QUICK if name in BOUNDS else {}))
-    assert result.value == pytest.approx(0.413, abs=0.08)
+    # Not CLUB: with the true density its expectation is rho^2 / (1 - rho^2), and the mutual information 0.413.
+    assert result.value == pytest.approx(0.75**2 / (1 - 0.75**2) if name == "vclub" else 0.413, abs=0.08)
     assert 0 < result.std < 0.05
     assert result.interval[0] < result.value < result.interval[1]
     assert (result.estimator, result.base, result.n, result.saturated) == (name, "nats", 3000, False)
@@ -247,7 +248,7 @@ def test_gaussian_rejects_degenerate_data():
 
 
 def test_tables():
-    assert set(BOUNDS) <= set(ESTIMATORS)
+    assert {name for name, bound in BOUNDS.items() if not bound.requires} <= set(ESTIMATORS)
     for name, entry in ESTIMATORS.items():
         assert entry.name == name
         assert entry.note
