@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mi_estimators.estimators.comparison import Comparison, compare
 from mi_estimators.estimators.estimator import MIEstimator
 from mi_estimators.estimators.result import MIEstimate, SaturationWarning
 from mi_estimators.estimators.table import ESTIMATORS, Estimator
@@ -46,4 +47,13 @@ def estimate_mi(
     return chosen._estimate(x, y, stacklevel=4)
 
 
-__all__ = ["ESTIMATORS", "Estimator", "MIEstimate", "MIEstimator", "SaturationWarning", "estimate_mi"]
+__all__ = [
+    "ESTIMATORS",
+    "Comparison",
+    "Estimator",
+    "MIEstimate",
+    "MIEstimator",
+    "SaturationWarning",
+    "compare",
+    "estimate_mi",
+]

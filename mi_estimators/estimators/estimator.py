@@ -6,12 +6,12 @@ import difflib
 import inspect
 import math
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mi_estimators import _checks
-from mi_estimators.bounds import BOUNDS
 from mi_estimators.estimators import inputs, resampling
 from mi_estimators.estimators.result import BASES, Measurement, MIEstimate, warn_if_saturated
 from mi_estimators.estimators.table import ESTIMATORS
@@ -31,7 +31,8 @@ class MIEstimator:
             :data:`mi_estimators.estimators.resampling.INTERVALS`, which says what each covers; or None.
         level: its confidence level.
         n_resamples: bootstrap samples, or for ``"subsample"`` parts in all, rounded up to whole partitions.
-        n_blocks: parts of a partition (``"subsample"``, ``"blocks"``).
+        n_blocks: parts of a partition; None takes 2 for ``"subsample"``, since nearest neighbours need large parts for
+            the variance to fall as 1 / n, and 10 for ``"blocks"``.
         n_permutations: values under independence for the p-value; 0 for no test. The p-value is at least
             ``1 / (n_permutations + 1)``.
         null: how to make them, a name in :data:`mi_estimators.estimators.resampling.NULLS`; None takes ``"held_out"``
@@ -53,7 +54,7 @@ class MIEstimator:
         interval: str | None = "standard_error",
         level: float = 0.95,
         n_resamples: int = 100,
-        n_blocks: int = 10,
+        n_blocks: int | None = None,
         n_permutations: int = 0,
         null: str | None = None,
         **options: Any,
@@ -66,7 +67,7 @@ class MIEstimator:
             ("seed", seed),
             ("n_seeds", n_seeds),
             ("n_resamples", n_resamples),
-            ("n_blocks", n_blocks),
+            ("n_blocks", 2 if n_blocks is None else n_blocks),
             ("n_permutations", n_permutations),
         ):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -192,7 +193,8 @@ class MIEstimator:
             base="nats",
             n=len(a.values),
             seconds=time.perf_counter() - start,
-            kind=BOUNDS[self.estimator].kind if self.estimator in BOUNDS else "neither",
+            degrees_of_freedom=freedom if std is not None and math.isfinite(freedom) else None,
+            kind=measured.kind,
             level=self.level,
             interval_method=None if std is None else self.interval,
             seed_values=tuple(run.value for run in runs),
@@ -213,13 +215,15 @@ class MIEstimator:
             values = resampling.bootstrap(measure, x, y, seed=self.seed, n_resamples=self.n_resamples)
             return float(np.std(values, ddof=1)), math.inf, values
         if self.interval in ("subsample", "blocks"):
-            count = None if self.interval == "blocks" else math.ceil(self.n_resamples / self.n_blocks)
-            table = resampling.parts(measure, x, y, seed=self.seed, n_blocks=self.n_blocks, n_partitions=count)
+            n_blocks = self.n_blocks or (10 if self.interval == "blocks" else 2)
+            count = None if self.interval == "blocks" else math.ceil(self.n_resamples / n_blocks)
+            table = resampling.parts(measure, x, y, seed=self.seed, n_blocks=n_blocks, n_partitions=count)
             return *resampling.parts_error(table), table.ravel().tolist()
         return (measured.std if self.interval else None), measured.degrees_of_freedom, []
 
 
 def _keywords(estimator: str) -> set[str]:
     """The options of an estimator's method."""
-    parameters = inspect.signature(ESTIMATORS[estimator].method).parameters.values()
-    return {p.name for p in parameters if p.kind == p.KEYWORD_ONLY} - {"seed", "bound"}
+    method = ESTIMATORS[estimator].method
+    taken = {"seed", *(method.keywords if isinstance(method, partial) else ())}
+    return {p.name for p in inspect.signature(method).parameters.values() if p.kind == p.KEYWORD_ONLY} - taken

@@ -42,7 +42,7 @@ def paired(x: Any, y: Any, kind: Kind) -> tuple[Samples, Samples]:
             constant column.
     """
     if y is None:
-        x, y = _collected(x)
+        x, y = collected(x)
     elif isinstance(x, Dataset | DataLoader):
         raise TypeError(f"x: a {type(x).__name__} yields both variables; leave y out")
     if _is_pandas(x) and _is_pandas(y) and len(x) == len(y) and not x.index.equals(y.index):
@@ -140,7 +140,7 @@ def _numpy(value: Variable) -> np.ndarray:
     return np.asarray(value)
 
 
-def _collected(source: Any) -> tuple[Variable, Variable]:
+def collected(source: Any) -> tuple[Variable, Variable]:
     """Both variables of a loader, a dataset or another iterable of batches ``(x, y)``, all of it in memory."""
     wanted = "a DataLoader, a Dataset or another iterable of batches (x, y)"
     if isinstance(source, Tensor | np.ndarray) or _is_pandas(source) or not isinstance(source, Iterable):

@@ -13,9 +13,10 @@ Measure = Callable[[np.ndarray, np.ndarray, int], Measurement]
 """``(x [n, dim_x], y [n, dim_y], seed) -> Measurement``."""
 
 INTERVALS = {
-    "standard_error": "the expectation of the value over new pairs of the same number, if the estimator's own standard "
-    "error is right: asymptotic for closed forms, of independent terms for nearest neighbours, of the spread over "
-    "blocks of held-out pairs for a trained critic, which it takes as given",
+    "standard_error": "the expectation of the value over new pairs of the same number, as far as the estimator's own "
+    "standard error is right: that of a closed form is asymptotic; that of nearest neighbours takes its terms as "
+    "independent, and is short by a third or so; that of a trained critic takes the critic as given, and comes from "
+    "the spread over blocks of held-out pairs",
     "seeds": "the mean over all seeds for these very pairs: splits, initial weights and batches, but no new data",
     "bootstrap": "the expectation of the value over new pairs of the same number, from pairs drawn with replacement; "
     "only for estimators that repeated pairs do not spoil",
@@ -58,6 +59,7 @@ def combined(runs: Sequence[Measurement]) -> Measurement:
         std=math.sqrt(sum(own) / len(own) + values.var(ddof=1) / len(runs)) if own else None,
         degrees_of_freedom=first.degrees_of_freedom,
         cap=first.cap,
+        kind=first.kind,
         curve=first.curve,
         permuted=first.permuted,
     )

@@ -30,6 +30,7 @@ class MIEstimate:
             in training nor in early stopping; it is reported as it comes out, so a lower bound on independent data may
             be slightly negative.
         std: standard error of ``value`` behind ``interval``, or None where one is not available.
+        degrees_of_freedom: of that error where it comes from few values; None takes the normal distribution.
         interval: confidence interval; what it covers is said by ``interval_method``. None covers the bias of the
             estimator: of a bound, its distance from the truth.
         cap: the largest value the estimator could have given, or None.
@@ -59,6 +60,7 @@ class MIEstimate:
     base: str
     n: int
     seconds: float
+    degrees_of_freedom: float | None = None
     kind: str = "neither"
     level: float = 0.95
     interval_method: str | None = None
@@ -119,6 +121,7 @@ class Measurement:
         degrees_of_freedom: of that standard error: infinite unless it comes from a few blocks.
         cap: the largest possible value, or None.
         curve: validation values over training.
+        kind: ``"lower"``, ``"upper"`` or ``"neither"``: what the expectation of the value is to the truth.
         permuted: ``seed -> value`` with the y of held-out pairs permuted, for the same trained critic; None where
             nothing is held out.
     """
@@ -128,6 +131,7 @@ class Measurement:
     degrees_of_freedom: float = math.inf
     cap: float | None = None
     curve: tuple[tuple[int, float], ...] = ()
+    kind: str = "neither"
     permuted: Callable[[int], float] | None = None
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
