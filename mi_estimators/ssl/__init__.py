@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from mi_estimators.ssl.data import DATASETS
 from mi_estimators.ssl.loop import Interrupted, TrainConfig, resume, train
-from mi_estimators.ssl.method import Method, Preset
+from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS
 
-__all__ = ["DATASETS", "METHODS", "Interrupted", "Method", "Preset", "TrainConfig", "resume", "train"]
+__all__ = ["DATASETS", "METHODS", "Interrupted", "Method", "Preset", "Setting", "TrainConfig", "resume", "train"]

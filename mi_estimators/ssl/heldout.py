@@ -7,8 +7,6 @@ import warnings
 
 import torch
 
-from mi_estimators.bounds import SCORE_BOUNDS
-from mi_estimators.er import er_bound
 from mi_estimators.ssl.augment import ViewMaker
 from mi_estimators.ssl.data import Batches, Split, derived_seed
 from mi_estimators.ssl.method import Method
@@ -31,9 +29,9 @@ def evaluate(method: Method, test: Split, view: ViewMaker, batch_size: int, seed
         seed: seed of the batches and of random views.
 
     Returns:
-        Means over the batches: ``test_loss``; on the unit sphere (:meth:`Method.directions`) ``entropy`` of z2,
-        ``reconstruction`` of z2 from z1 and their sum ``er_bound``; the method's own ``bounds``; and ``cap`` = log K,
-        which InfoNCE cannot exceed.
+        Means over the batches: ``test_loss``; of the method's ER bound (:meth:`Method.er_bound`) the ``entropy`` of
+        z2, the ``reconstruction`` of z2 from z1 and their sum ``er_bound``; the method's own ``bounds``; and ``cap`` =
+        log K, which InfoNCE cannot exceed.
     """
     training = method.training
     method.eval()
@@ -45,10 +43,9 @@ def evaluate(method: Method, test: Split, view: ViewMaker, batch_size: int, seed
                 torch.manual_seed(derived_seed(seed, "held-out views", index))
                 views = view.held_out(test.pixels(batches[index].to(test.images.device)))
                 z1, z2 = method.embed(views)
-                scores = method.scores(z1, z2)
-                er = er_bound(*method.directions(z1.float(), z2.float()), support="sphere", bandwidth=method.kappa)
+                er = method.er_bound(z1.float(), z2.float())
                 values = {
-                    "test_loss": method.step(views)["loss"],
+                    "test_loss": method.step(views, None)["loss"],
                     "entropy": er.entropy,
                     "reconstruction": er.reconstruction,
                     "er_bound": er.value,

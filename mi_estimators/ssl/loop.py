@@ -8,7 +8,6 @@ was never stopped.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import shutil
@@ -22,18 +21,19 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators._extras import require
 from mi_estimators.ssl import checkpoint
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
-from mi_estimators.ssl.backbones import ENCODERS
+from mi_estimators.ssl.backbones import ENCODERS, shape_of
 from mi_estimators.ssl.data import DATASETS, Batches, ImageSet, derived_seed, load, unknown
 from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
 from mi_estimators.ssl.logs import RunLog, write_json
-from mi_estimators.ssl.method import Method, Preset
+from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS
-from mi_estimators.ssl.probe import probe_method, probe_pixels
+from mi_estimators.ssl.probe import over_anchors, probe_method, probe_pixels
 
 PRECISIONS = ("32-true", "bf16-mixed")
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -239,11 +239,12 @@ class _Run:
         device = self.fabric.device
         self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
         with torch.random.fork_rng():
+            shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
             torch.manual_seed(derived_seed(config.seed, "weights"))
-            channels, height, width = self.view.anchor(data.test.pixels(slice(1))).shape[1:]
-            make_encoder = functools.partial(ENCODERS[config.encoder], (channels, height, width))
-            self.method = METHODS[config.method](make_encoder, **config.options)
-        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.lr, fused=True)
+            setting = Setting(lambda view: ENCODERS[config.encoder](shapes[view]), len(data.train))
+            self.method = METHODS[config.method](setting, **config.options)
+        trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
         self.model, self.stepper = self.fabric.setup(self.method, self.optimizer)
         self.model.mark_forward_method("step")
 
@@ -317,10 +318,15 @@ class _Run:
 
     def _train_step(self) -> None:
         index = self.batches[self.step].to(self.fabric.device)
+        self.method.progress = self.step / self.steps
+        epoch, batch = divmod(self.step, self.batches.per_epoch)
+        if batch == 0:
+            torch.manual_seed(derived_seed(self.config.seed, "begin of epoch", epoch))
+            self.method.begin_epoch(epoch, self._over_images)
         torch.manual_seed(derived_seed(self.config.seed, "views", self.step))
         views = self.view(self.data.train.pixels(index))
         try:
-            terms = self.model.step(views)
+            terms = self.model.step(views, index)
         except ValueError as error:
             # On the CPU the losses look at their inputs, and name the one that is not finite.
             raise FloatingPointError(f"step {self.step + 1}: {error}; {self._last_checkpoint()}") from error
@@ -334,9 +340,14 @@ class _Run:
         self.stepper.zero_grad()
         self.fabric.backward(terms["loss"])
         self.stepper.step()
+        self.method.end_step()
         self.step += 1
         for name, value in {**values, "count": 1.0}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _over_images(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of the method gives for the probed view of all training images."""
+        return over_anchors(self.method, function, self.data.train, self.view)
 
     def _log_row(self, log: RunLog) -> None:
         count = self.sums.pop("count")

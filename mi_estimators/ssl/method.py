@@ -9,10 +9,30 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mi_estimators import _checks
+from mi_estimators.bounds import i_nce
+from mi_estimators.er import ERBound, er_bound
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import Encoder
 
-MakeEncoder = Callable[[], Encoder]
+Terms = dict[str, Tensor]
+"""Scalars of one batch, ``"loss"`` among them."""
+
+OverImages = Callable[[Callable[[Tensor], Tensor]], Tensor]
+"""Applies a function to the plain view of all training images, in evaluation mode and without gradient."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is made for.
+
+    Attributes:
+        make_encoder: makes a fresh encoder for a view, 0 or 1.
+        size: number of training images, whose indices ``step`` is given.
+    """
+
+    make_encoder: Callable[[int], Encoder]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -28,23 +48,34 @@ class Preset:
 class Method(nn.Module):
     """Base of the methods in :data:`mi_estimators.ssl.METHODS`.
 
-    A method owns its networks and its loss; the loop owns everything else. Its constructor takes a function that
-    makes a fresh encoder, then its own settings as keywords annotated ``Annotated[type, "help"]`` with defaults: they
-    become options of ``mi-estimators train NAME``.
+    A method owns its networks and its loss; the loop owns everything else. Its constructor takes a :class:`Setting`,
+    then its own settings as keywords annotated ``Annotated[type, "help"]`` with defaults: they become options of
+    ``mi-estimators train NAME``. What it remembers from step to step stands in buffers, so that a checkpoint holds it.
 
     Attributes:
         presets: defaults by image set; ``"mnist"`` serves the sets not named.
-        bounds: entries of :data:`mi_estimators.bounds.SCORE_BOUNDS` its critic scores are evaluated with.
         kappa: von Mises-Fisher concentration at which the ER bound is evaluated, on the unit sphere.
+        progress: the part of the training that is done, from 0 to 1; the loop keeps it.
     """
 
     presets: ClassVar[Mapping[str, Preset]]
-    bounds: tuple[str, ...] = ("infonce",)
     kappa: float = 10.0
+    progress: float = 0.0
 
-    def step(self, views: Views) -> dict[str, Tensor]:
-        """Scalars of one batch: ``"loss"``, which is minimised, and any term of it worth logging, all in nats."""
+    def step(self, views: Views, index: Tensor | None) -> Terms:
+        """Scalars of one batch: ``"loss"``, which is minimised, and any term of it worth logging, all in nats.
+
+        Args:
+            views: the batch's pairs.
+            index: which training images they are of; None for images outside the training set.
+        """
         raise NotImplementedError
+
+    def begin_epoch(self, epoch: int, over_images: OverImages) -> None:
+        """Called before the first step of each epoch, the first of which is 0."""
+
+    def end_step(self) -> None:
+        """Called after each step of the optimizer."""
 
     def embed(self, views: Views) -> Views:
         """The pair ``(z1, z2)``, each ``[K, d]``, that the bounds are evaluated on."""
@@ -54,10 +85,52 @@ class Method(nn.Module):
         """Critic scores ``[K, K]`` of an embedded pair: row i scores z1_i against every z2_j by inner product."""
         return z1 @ z2.T
 
-    def directions(self, z1: Tensor, z2: Tensor) -> Views:
-        """An embedded pair on the unit sphere, for the ER bound: z1's direction is the mean of q(z2 | z1)."""
-        return F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+    def bounds(self, z1: Tensor, z2: Tensor) -> Terms:
+        """Bounds of an embedded pair with the method's own critic, by name, in nats: ``"infonce"`` among them."""
+        return {"infonce": i_nce(self.scores(z1, z2).float())}
+
+    def er_bound(self, z1: Tensor, z2: Tensor) -> ERBound:
+        """The ER bound of an embedded pair: here of their directions, z1's being the mean of q(z2 | z1)."""
+        return er_bound(F.normalize(z1, dim=1), F.normalize(z2, dim=1), support="sphere", bandwidth=self.kappa)
 
     def represent(self, view: Tensor) -> Tensor:
         """The representation ``[N, d]`` of the view that the probe classifies."""
         raise NotImplementedError
+
+
+class ClassMethod(Method):
+    """Base of the methods whose embeddings are logits of classes: q(z2 | z1) and the ER bound are of the classes."""
+
+    def er_bound(self, z1: Tensor, z2: Tensor) -> ERBound:
+        """The ER bound of the second view's class, predicted from the first view."""
+        return er_bound(z1, z2, support="discrete", logits=True)
+
+    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Expected log-probability of each z2's class under each z1."""
+        return F.log_softmax(z1, dim=1) @ F.softmax(z2, dim=1).T
+
+
+OBJECTIVES = ("native", "er")
+
+
+def check_objective(objective: str, **positive: float) -> None:
+    """Check the objective, and that the other settings given are above 0."""
+    _checks.choice("objective", objective, OBJECTIVES)
+    for name, value in positive.items():
+        _checks.positive(name, value)
+
+
+def check_share(name: str, value: float) -> None:
+    """Check a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: want a number from 0 to 1, got {_checks.describe(value)}")
+
+
+def terms_of(bound: ERBound) -> Terms:
+    """The terms of a step whose loss is the negative of an ER bound."""
+    return {"loss": -bound.value, "train_entropy": bound.entropy, "train_reconstruction": bound.reconstruction}
+
+
+def mean_of(first: Terms, second: Terms) -> Terms:
+    """The mean of the terms of both directions."""
+    return {name: (first[name] + second[name]) / 2 for name in first}

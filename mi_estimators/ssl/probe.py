@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from mi_estimators._extras import require
 from mi_estimators.ssl.augment import ViewMaker
@@ -10,7 +13,7 @@ from mi_estimators.ssl.data import ImageSet, Split
 from mi_estimators.ssl.method import Method
 
 
-def linear_probe(train: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Tensor, torch.Tensor]) -> float:
+def linear_probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
     """Test accuracy of multinomial logistic regression on fixed features, with all training labels.
 
     Features are scaled to ``[0, 1]`` over the training set, then scikit-learn's ``LogisticRegression`` is fitted with
@@ -38,24 +41,29 @@ def linear_probe(train: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Ten
 
 
 @torch.no_grad()
-def _features(split: Split, view: ViewMaker, method: Method | None) -> tuple[torch.Tensor, torch.Tensor]:
-    chunks = []
-    for start in range(0, len(split), 4096):
-        anchor = view.anchor(split.pixels(slice(start, start + 4096)))
-        chunks.append((anchor.flatten(1) if method is None else method.represent(anchor)).float().cpu())
-    return torch.cat(chunks), split.labels.cpu()
+def over_anchors(method: Method, function: Callable[[Tensor], Tensor], split: Split, view: ViewMaker) -> Tensor:
+    """A function of the method applied to the probed view of every image of a split, the method in evaluation mode."""
+    training = method.training
+    method.eval()
+    try:
+        starts = range(0, len(split), 4096)
+        return torch.cat([function(view.anchor(split.pixels(slice(start, start + 4096)))).float() for start in starts])
+    finally:
+        method.train(training)
 
 
 def probe_pixels(data: ImageSet, view: ViewMaker) -> float:
     """Probe accuracy of the raw pixels of the probed view: the baseline a representation has to beat."""
-    return linear_probe(_features(data.train, view, None), _features(data.test, view, None))
+    return linear_probe(
+        *((view.anchor(split.pixels()).flatten(1).cpu(), split.labels.cpu()) for split in (data.train, data.test))
+    )
 
 
 def probe_method(method: Method, data: ImageSet, view: ViewMaker) -> float:
     """Probe accuracy of a method's representation, in evaluation mode."""
-    training = method.training
-    method.eval()
-    try:
-        return linear_probe(_features(data.train, view, method), _features(data.test, view, method))
-    finally:
-        method.train(training)
+    return linear_probe(
+        *(
+            (over_anchors(method, method.represent, split, view).cpu(), split.labels.cpu())
+            for split in (data.train, data.test)
+        )
+    )

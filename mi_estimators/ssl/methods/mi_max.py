@@ -7,16 +7,19 @@ from typing import Annotated, ClassVar, cast
 from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.bounds import SCORE_BOUNDS
 from mi_estimators.critics import CRITICS, FactoredCritic
+from mi_estimators.er import ERBound
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.method import MakeEncoder, Method, Preset
+from mi_estimators.ssl.method import Method, Preset, Setting, Terms
+from mi_estimators.variational import OPTIONS, variational
+from mi_estimators.variational.scored import ScoredEstimator
 
-FACTORED = ("inner_product", "bilinear", "separable")
+OF_SCORES = [name for name, options in OPTIONS.items() if "score_clip" in options]
+OF_VECTORS = [name for name in CRITICS if name != "conv"]
 
 
 class MIMax(Method):
-    """Maximise a bound on I(g1(X1); g2(X2)): X1 the top half, X2 the bottom half, critic ``f = u(g1) . v(g2)``.
+    """Maximise a bound on I(g1(X1); g2(X2)), with X1 the top half and X2 the bottom half of an image.
 
     What bounds the information of the encodings bounds that of the halves, I(X1; X2), too. The probe reads g1(X1).
     """
@@ -28,30 +31,42 @@ class MIMax(Method):
 
     def __init__(
         self,
-        make_encoder: MakeEncoder,
+        setting: Setting,
         *,
-        bound: Annotated[str, f"bound that is maximised: {', '.join(SCORE_BOUNDS)}"] = "infonce",
-        critic: Annotated[str, f"how encodings are scored: {', '.join(FACTORED)}"] = "bilinear",
+        bound: Annotated[str, f"bound that is maximised: {', '.join(OF_SCORES)}"] = "infonce",
+        critic: Annotated[str, f"how encodings are scored: {', '.join(OF_VECTORS)}"] = "bilinear",
     ) -> None:
         super().__init__()
-        _checks.choice("bound", bound, SCORE_BOUNDS)
-        _checks.choice("critic", critic, FACTORED)
-        self.bound = SCORE_BOUNDS[bound]
-        self.bounds = tuple(dict.fromkeys(("infonce", bound)))
-        self.top, self.bottom = make_encoder(), make_encoder()
-        self.critic = cast(FactoredCritic, CRITICS[critic](self.top.dim, self.bottom.dim))
+        _checks.choice("bound", bound, OF_SCORES)
+        _checks.choice("critic", critic, OF_VECTORS)
+        self.name = bound
+        self.top, self.bottom = (setting.make_encoder(view) for view in (0, 1))
+        self.bound = cast(ScoredEstimator, variational(bound, self.top.dim, self.bottom.dim, critic=critic))
 
-    def step(self, views: Views) -> dict[str, Tensor]:
+    def step(self, views: Views, index: Tensor | None) -> Terms:
         """Minus what the bound's critic is trained to maximise."""
-        return {"loss": -self.bound.value_and_objective(self.scores(*self.embed(views)))[1]}
+        return {"loss": -self.bound(*self.embed(views)).objective}
 
     def embed(self, views: Views) -> Views:
-        """The critic's two factors: of the bilinear one, ``W^T g1`` and ``g2``."""
-        return self.critic.embeddings(self.top(views[0]), self.bottom(views[1]))
+        """``g1`` and ``g2``."""
+        return self.top(views[0]), self.bottom(views[1])
 
-    def directions(self, z1: Tensor, z2: Tensor) -> Views:
-        """Centred first: InfoNCE does not change with the mean of g2, so nothing keeps the embeddings off one side."""
-        return super().directions(z1 - z1.mean(dim=0), z2 - z2.mean(dim=0))
+    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """The critic's."""
+        return self.bound.critic(z1, z2)
+
+    def bounds(self, z1: Tensor, z2: Tensor) -> Terms:
+        """InfoNCE with the critic, and the bound that is maximised."""
+        return {**super().bounds(z1, z2), self.name: self.bound(z1, z2).value}
+
+    def er_bound(self, z1: Tensor, z2: Tensor) -> ERBound:
+        """Of the critic's factors, where it has some, so that they lie in one space: of the bilinear one, W^T g1 and g2.
+
+        Centred first: InfoNCE does not change with the mean of g2, so nothing keeps the embeddings off one side.
+        """
+        if isinstance(self.bound.critic, FactoredCritic):
+            z1, z2 = self.bound.critic.embeddings(z1, z2)
+        return super().er_bound(z1 - z1.mean(dim=0), z2 - z2.mean(dim=0))
 
     def represent(self, view: Tensor) -> Tensor:
         """g1 of the top half."""

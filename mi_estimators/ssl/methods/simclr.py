@@ -13,7 +13,7 @@ from mi_estimators.entropy import RULES, vmf_concentration
 from mi_estimators.losses import EntropyReconstruction, NTXent
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
-from mi_estimators.ssl.method import MakeEncoder, Method, Preset
+from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, terms_of
 
 
 class SimCLR(Method):
@@ -32,7 +32,7 @@ class SimCLR(Method):
 
     def __init__(
         self,
-        make_encoder: MakeEncoder,
+        setting: Setting,
         *,
         objective: Annotated[str, "native (NT-Xent) or er (entropy + reconstruction)"] = "native",
         temperature: Annotated[float, "temperature of NT-Xent"] = 0.5,
@@ -41,13 +41,11 @@ class SimCLR(Method):
         projection: Annotated[int, "dimension of the sphere's ambient space"] = 64,
     ) -> None:
         super().__init__()
-        _checks.choice("objective", objective, ("native", "er"))
-        _checks.positive("temperature", temperature)
-        _checks.positive("kappa", kappa)
+        check_objective(objective, temperature=temperature, kappa=kappa)
         _checks.choice("bandwidth", bandwidth, ("fixed", *RULES["vmf"]))
         if projection < 2:
             raise ValueError(f"projection: want at least 2 dimensions, got {projection}")
-        self.encoder = make_encoder()
+        self.encoder = setting.make_encoder(0)
         self.head = projection_head(self.encoder.dim, projection)
         self.objective = objective
         self.kappa = kappa
@@ -63,7 +61,7 @@ class SimCLR(Method):
             support="sphere", bandwidth=kappa if bandwidth == "fixed" else bandwidth
         )
 
-    def step(self, views: Views) -> dict[str, Tensor]:
+    def step(self, views: Views, index: Tensor | None) -> Terms:
         """Loss of a batch of pairs; with ``er`` also its entropy and reconstruction, mean of the two directions."""
         z1, z2 = self.embed(views)
         if self.objective == "native":
@@ -72,7 +70,7 @@ class SimCLR(Method):
         if self.follows_batch and self.training:
             cosine = float((z1.detach() * z2.detach()).sum(dim=1).mean())
             cast(Tensor, self.inverse_temperature).fill_(vmf_concentration(z1.shape[1], cosine))
-        return {"loss": -bound.value, "train_entropy": bound.entropy, "train_reconstruction": bound.reconstruction}
+        return terms_of(bound)
 
     def embed(self, views: Views) -> Views:
         """Unit projections of both views."""

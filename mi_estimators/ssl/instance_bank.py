@@ -1,0 +1,35 @@
+"""A memory of one embedding for each training image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceBank(nn.Module):
+    r"""A unit vector for each training image, :math:`v_i \leftarrow m\, v_i + (1 - m)\, z_i`, then normalised again.
+
+    It starts from random directions. The queue of :class:`mi_estimators.memory_bank.MemoryBank` forgets images; this
+    forgets none, and each has one entry.
+
+    Args:
+        size: number of images.
+        dim: width of an entry.
+        momentum: m.
+
+    Source: Wu et al. (2018), arXiv 1805.01978, sec. 3.
+    """
+
+    entries: Tensor
+
+    def __init__(self, size: int, dim: int, momentum: float = 0.5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("entries", F.normalize(torch.randn(size, dim), dim=1))
+
+    @torch.no_grad()
+    def update(self, index: Tensor, z: Tensor) -> None:
+        """Take in the embeddings of some images, each of which comes once."""
+        old = self.entries[index]
+        self.entries[index] = F.normalize(torch.lerp(z.to(old.dtype), old, self.momentum), dim=1)

@@ -1,0 +1,104 @@
+"""DINO (Caron et al. 2021, arXiv 2104.14294), and DINO+ER (Rodriguez-Galvez et al. 2023, arXiv 2307.10907)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mi_estimators import _checks
+from mi_estimators.losses import EntropyReconstruction
+from mi_estimators.ops import sinkhorn_knopp
+from mi_estimators.ssl.augment import Views
+from mi_estimators.ssl.backbones import PrototypeHead
+from mi_estimators.ssl.method import (
+    ClassMethod,
+    Preset,
+    Setting,
+    Terms,
+    check_objective,
+    check_share,
+    mean_of,
+    terms_of,
+)
+from mi_estimators.ssl.teacher import Teacher, cosine
+
+CENTERINGS = ("mean", "sinkhorn", "none")
+
+
+class DINO(ClassMethod):
+    """The class probabilities that a slow copy of the networks gives one view are predicted from the other view.
+
+    ``native`` keeps the teacher from one class for all by subtracting a running mean of its logits, or by Sinkhorn
+    codes as DINOv2 does. ``er`` does without: the entropy of the student's mean prediction is a term of the loss.
+    """
+
+    presets: ClassVar = {
+        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
+        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
+    }
+
+    center: Tensor
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        objective: Annotated[str, "native (cross-entropy) or er (entropy + reconstruction)"] = "native",
+        centering: Annotated[str, f"of the native objective: {', '.join(CENTERINGS)}"] = "mean",
+        outputs: Annotated[int, "number of classes"] = 256,
+        student_temperature: Annotated[float, "temperature of the student"] = 0.1,
+        teacher_temperature: Annotated[float, "temperature of the teacher"] = 0.04,
+        momentum: Annotated[float, "of the teacher at the first step; it rises to 1 along a cosine"] = 0.99,
+        frozen: Annotated[float, "share of the training in which the last layer stays as it is"] = 0.02,
+    ) -> None:
+        super().__init__()
+        temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
+        check_objective(objective, outputs=outputs, **temperatures)
+        _checks.choice("centering", centering, CENTERINGS)
+        check_share("momentum", momentum)
+        check_share("frozen", frozen)
+        encoder = setting.make_encoder(0)
+        self.online = nn.Sequential(encoder, PrototypeHead(encoder.dim, outputs))
+        self.teacher = Teacher(self.online)
+        self.objective, self.centering, self.momentum, self.frozen = objective, centering, momentum, frozen
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.register_buffer("center", torch.zeros(outputs))
+        self.entropy_reconstruction = EntropyReconstruction(
+            "discrete", logits=True, entropy_of="first", symmetric=False
+        )
+
+    def step(self, views: Views, index: Tensor | None) -> Terms:
+        """Loss of both directions."""
+        cast(PrototypeHead, self.online[1]).frozen = self.progress < self.frozen
+        students = [self.online(view) / self.student_temperature for view in views]
+        teachers = [self.teacher(view) for view in views]
+        terms = mean_of(self._terms(students[0], teachers[1]), self._terms(students[1], teachers[0]))
+        if self.training:
+            self.center.lerp_(torch.cat(teachers).mean(dim=0).to(self.center), 0.1)
+        return terms
+
+    def _terms(self, student: Tensor, teacher: Tensor) -> Terms:
+        if self.objective == "er":
+            return terms_of(self.entropy_reconstruction.terms(student, teacher / self.teacher_temperature))
+        options = {"n_iter": 3} if self.centering == "sinkhorn" else {"n_iter": 0, "center": self._center()}
+        return {"loss": F.cross_entropy(student, sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, **options))}
+
+    def _center(self) -> Tensor | None:
+        return self.center if self.centering == "mean" and self.objective == "native" else None
+
+    def end_step(self) -> None:
+        """The teacher follows."""
+        self.teacher.follow(self.online, cosine(self.momentum, 1.0, self.progress))
+
+    def embed(self, views: Views) -> Views:
+        """The student's logits of the first view and the teacher's of the second."""
+        center = self._center()
+        teacher = self.teacher(views[1]) if center is None else self.teacher(views[1]) - center
+        return self.online(views[0]) / self.student_temperature, teacher / self.teacher_temperature
+
+    def represent(self, view: Tensor) -> Tensor:
+        """The encoder's output, before the head."""
+        return self.online[0](view)

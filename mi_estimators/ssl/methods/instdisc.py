@@ -1,0 +1,82 @@
+"""Instance discrimination (Wu et al. 2018, arXiv 1805.01978), and its ER variant."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mi_estimators.losses import EntropyReconstruction
+from mi_estimators.ops import pairwise_lse
+from mi_estimators.ssl.augment import Views
+from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.instance_bank import InstanceBank
+from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, check_share, terms_of
+
+
+class InstDisc(Method):
+    """Each training image is a class of its own, whose weight is the image's entry in a memory bank.
+
+    ``native`` is the full softmax over the bank, which the paper approximates by NCE on large sets. ``er`` reconstructs
+    the embedding from the entry and adds the entropy of the embeddings. Images outside the training set have no entry;
+    the other view's embedding stands for it in their loss.
+    """
+
+    presets: ClassVar = {
+        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
+        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
+    }
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        objective: Annotated[str, "native (softmax over the bank) or er (entropy + reconstruction)"] = "native",
+        temperature: Annotated[float, "temperature of the softmax"] = 0.1,
+        kappa: Annotated[float, "von Mises-Fisher concentration of the ER objective and of the logged ER bound"] = 10.0,
+        momentum: Annotated[float, "how much of its old self an entry keeps"] = 0.5,
+        projection: Annotated[int, "dimension of the sphere's ambient space"] = 64,
+    ) -> None:
+        super().__init__()
+        check_objective(objective, temperature=temperature, kappa=kappa)
+        check_share("momentum", momentum)
+        encoder = setting.make_encoder(0)
+        self.online = nn.Sequential(encoder, projection_head(encoder.dim, projection))
+        self.bank = InstanceBank(setting.size, projection, momentum)
+        self.objective, self.kappa = objective, kappa
+        self.scale = 1 / temperature if objective == "native" else kappa
+        self.entropy_reconstruction = EntropyReconstruction(bandwidth=kappa, symmetric=False)
+
+    def step(self, views: Views, index: Tensor | None) -> Terms:
+        """Loss of the first views against the bank."""
+        z, other = self.embed(views)
+        entries = other.detach() if index is None else self.bank.entries[index]
+        if self.objective == "native":
+            bank = self.bank.entries.to(z.dtype)
+            positives = self.scale * (z * entries).sum(dim=1)
+            everyone = pairwise_lse(z, bank, scale=self.scale)
+            terms = {"loss": (everyone - positives).mean()}
+        else:
+            terms = terms_of(self.entropy_reconstruction.terms(entries.to(z.dtype), z))
+        if self.training and index is not None:
+            self.seen = index, z.detach()
+        return terms
+
+    def end_step(self) -> None:
+        """The bank takes in the batch, which the backward pass needed as it was."""
+        self.bank.update(*self.seen)
+
+    def embed(self, views: Views) -> Views:
+        """Unit projections of both views."""
+        first, second = F.normalize(self.online(torch.cat(views)), dim=1).chunk(2)
+        return first, second
+
+    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
+        """Cosines over the temperature (``er``: times kappa)."""
+        return self.scale * super().scores(z1, z2)
+
+    def represent(self, view: Tensor) -> Tensor:
+        """The encoder's output, before the projection."""
+        return self.online[0](view)

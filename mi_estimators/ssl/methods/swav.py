@@ -1,0 +1,92 @@
+"""SwAV (Caron et al. 2020, arXiv 2006.09882), and its ER variant."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mi_estimators.losses import EntropyReconstruction
+from mi_estimators.memory_bank import bank_of_size
+from mi_estimators.ops import sinkhorn_knopp
+from mi_estimators.ssl.augment import Views
+from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.method import (
+    ClassMethod,
+    Preset,
+    Setting,
+    Terms,
+    check_objective,
+    check_share,
+    mean_of,
+    terms_of,
+)
+
+
+class SwAV(ClassMethod):
+    """Each view's assignment to prototypes is predicted from the other view.
+
+    ``native``: the assignments are Sinkhorn codes, which use all prototypes alike: their entropy is held at its
+    largest. ``er``: they are a plain softmax, and the entropy of the mean prediction is a term of the loss.
+    """
+
+    presets: ClassVar = {
+        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
+        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
+    }
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        objective: Annotated[str, "native (Sinkhorn codes) or er (entropy + reconstruction)"] = "native",
+        prototypes: Annotated[int, "number of prototypes"] = 64,
+        temperature: Annotated[float, "temperature of the predictions"] = 0.1,
+        epsilon: Annotated[float, "temperature of the codes"] = 0.05,
+        queue: Annotated[int, "past embeddings that take part in the codes"] = 0,
+        frozen: Annotated[float, "share of the training in which the prototypes stay as they are"] = 0.02,
+        projection: Annotated[int, "dimension of the sphere's ambient space"] = 64,
+    ) -> None:
+        super().__init__()
+        check_objective(objective, prototypes=prototypes, temperature=temperature, epsilon=epsilon)
+        check_share("frozen", frozen)
+        encoder = setting.make_encoder(0)
+        self.online = nn.Sequential(encoder, projection_head(encoder.dim, projection))
+        self.prototypes = nn.Parameter(torch.randn(prototypes, projection))
+        self.objective, self.temperature, self.epsilon, self.frozen = objective, temperature, epsilon, frozen
+        self.bank = bank_of_size("queue", (queue, projection) if queue else 0, start="empty")
+        self.entropy_reconstruction = EntropyReconstruction(
+            "discrete", logits=True, entropy_of="first", stop_gradient=True, symmetric=False
+        )
+
+    def step(self, views: Views, index: Tensor | None) -> Terms:
+        """Loss of both directions."""
+        z = F.normalize(self.online(torch.cat(views)), dim=1)
+        first, second = self._cosines(z).chunk(2)
+        if self.objective == "er":
+            return mean_of(self._terms(first, second), self._terms(second, first))
+        with torch.no_grad():
+            past = None if self.bank is None or int(self.bank.count) == 0 else self._cosines(self.bank(z, update=False))
+            codes = [sinkhorn_knopp(s.float(), epsilon=self.epsilon, queue=past) for s in (first, second)]
+            if self.bank is not None and self.training:
+                self.bank.update(z.chunk(2)[0])
+        losses = [F.cross_entropy(s / self.temperature, q) for s, q in ((first, codes[1]), (second, codes[0]))]
+        return {"loss": (losses[0] + losses[1]) / 2}
+
+    def _cosines(self, z: Tensor) -> Tensor:
+        weight = self.prototypes.detach() if self.progress < self.frozen else self.prototypes
+        return z @ F.normalize(weight, dim=1).T
+
+    def _terms(self, predicting: Tensor, target: Tensor) -> Terms:
+        return terms_of(self.entropy_reconstruction.terms(predicting / self.temperature, target / self.epsilon))
+
+    def embed(self, views: Views) -> Views:
+        """Logits of the prediction from the first view, and of the second view's assignment."""
+        first, second = self._cosines(F.normalize(self.online(torch.cat(views)), dim=1)).chunk(2)
+        return first / self.temperature, second / self.epsilon
+
+    def represent(self, view: Tensor) -> Tensor:
+        """The encoder's output, before the projection."""
+        return self.online[0](view)
