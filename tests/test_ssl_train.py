@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "simclr-er-loo": ("simclr", {"objective": "er", "bandwidth": "loo", "projection": 8}),
     "mi-max": ("mi-max", {}),
     "mi-max-nwj": ("mi-max", {"bound": "nwj", "critic": "inner_product"}),
+    "mi-max-mine": ("mi-max", {"bound": "mine", "critic": "concatenated"}),
 }
 
 
@@ -280,7 +281,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         ({"options": {"temperature": 0.0}}, "temperature: want a finite value > 0"),
         ({"options": {"kappa": float("nan")}}, "kappa: want a finite value > 0"),
         ({"method": "mi-max", "options": {"bound": "club"}}, "bound: want one of"),
-        ({"method": "mi-max", "options": {"critic": "concatenated"}}, "critic: want one of"),
+        ({"method": "mi-max", "options": {"critic": "conv"}}, "critic: want one of"),
         ({"batch_size": 5000}, "batch_size: want 2 to 1198"),
         ({"batch_size": 1}, "batch_size: want 2 to 1198"),
         ({"steps": 0}, "steps: want an integer >= 1, got 0"),

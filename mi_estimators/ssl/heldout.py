@@ -49,7 +49,7 @@ def evaluate(method: Method, test: Split, view: ViewMaker, batch_size: int, seed
                     "entropy": er.entropy,
                     "reconstruction": er.reconstruction,
                     "er_bound": er.value,
-                    **{name: SCORE_BOUNDS[name].value_and_objective(scores.float())[0] for name in method.bounds},
+                    **method.bounds(z1, z2),
                 }
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0.0) + float(value)

@@ -258,7 +258,7 @@ class _Run:
             self.step, self.rows, self.probe, self.sums = (state[name] for name in ("step", "rows", "probe", "sums"))
 
     def save(self) -> None:
-        for name, tensor in self.method.state_dict().items():
+        for name, tensor in self.method.named_parameters():  # a buffer may say by NaN that it is not set yet
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(f"step {self.step}: {name} is not finite; {self._last_checkpoint()}")
         state = {

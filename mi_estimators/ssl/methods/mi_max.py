@@ -60,7 +60,7 @@ class MIMax(Method):
         return {**super().bounds(z1, z2), self.name: self.bound(z1, z2).value}
 
     def er_bound(self, z1: Tensor, z2: Tensor) -> ERBound:
-        """Of the critic's factors, where it has some, so that they lie in one space: of the bilinear one, W^T g1 and g2.
+        """Of the critic's factors where it has some, as those lie in one space: of the bilinear one, W^T g1 and g2.
 
         Centred first: InfoNCE does not change with the mean of g2, so nothing keeps the embeddings off one side.
         """
