@@ -83,10 +83,8 @@ def plain(kind: Any) -> Any:
     return arguments[0] if arguments and type(None) in typing.get_args(kind) else kind
 
 
-def attribute_texts(configuration: type) -> dict[str, str]:
-    """The descriptions in the ``Attributes:`` section of a configuration class, without cross-reference markup."""
-    section = (inspect.getdoc(configuration) or "").partition("Attributes:")[2]
-    texts = {
-        name: " ".join(text.split()) for name, text in re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w|\Z)", section)
-    }
+def attribute_texts(documented: object, section: str = "Attributes:") -> dict[str, str]:
+    """The descriptions in a section of a docstring, without cross-reference markup."""
+    body = (inspect.getdoc(documented) or "").partition(section)[2].partition("\n\n")[0]
+    texts = {name: " ".join(text.split()) for name, text in re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w|\Z)", body)}
     return {name: re.sub(r"(?::\w+:)?`+~?([^`]*)`+", r"\1", text) for name, text in texts.items()}

@@ -38,7 +38,8 @@ class TightnessConfig:
         span: span in steps of the exponentially weighted mean that smooths the curves and counts violations.
         cubic: cube every coordinate of y, which leaves the mutual information as it is.
         learning_rate: of Adam.
-        hidden: size of each of the critic's two hidden layers (separable, concatenated and hybrid critics).
+        hidden: size of each of the critic's hidden layers (separable, concatenated and hybrid critics).
+        layers: number of hidden layers.
         embedding: size of the embeddings of a separable critic.
         seed: of data and initial weights. Every bound sees the same batches and starts from the same weights.
         seeds: number of repetitions, with consecutive seeds.
@@ -57,6 +58,7 @@ class TightnessConfig:
     cubic: bool = False
     learning_rate: float = 5e-4
     hidden: int = 256
+    layers: int = 2
     embedding: int = 32
     seed: int = 0
     seeds: int = 1
@@ -73,7 +75,17 @@ class TightnessConfig:
             raise ValueError(f"bounds: want each once, got {self.bounds}")
         _checks.choice("critic", self.critic, CRITICS)
         _checks.choice("precision", self.precision, PRECISIONS)
-        for name in ("dim", "batch_size", "steps_per_level", "span", "hidden", "embedding", "seeds", "threads"):
+        for name in (
+            "dim",
+            "batch_size",
+            "steps_per_level",
+            "span",
+            "hidden",
+            "layers",
+            "embedding",
+            "seeds",
+            "threads",
+        ):
             value = getattr(self, name)
             if name == "threads" and value is None:
                 continue

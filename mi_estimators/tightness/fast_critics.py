@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mi_estimators.critics import Concatenated, Separable
 
@@ -71,7 +72,10 @@ class _PairMLP(torch.autograd.Function):
         return scores
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.activations is None:
+            raise RuntimeError("backward: the buffers of this forward pass were given back by its first backward")
         n, m = ctx.size
         workspace, activations = ctx.workspace, ctx.activations
         *hidden, weight, _ = ctx.saved_tensors

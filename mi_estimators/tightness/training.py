@@ -62,16 +62,16 @@ def _single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def build(bound: str, config: TightnessConfig, seed: int) -> VariationalEstimator:
-    """The estimator of a staircase, with initial weights drawn from the seed."""
+def build(bound: str, task: Task, config: TightnessConfig, seed: int) -> VariationalEstimator:
+    """An estimator for the variables of a task, with initial weights drawn from the seed."""
     options: dict[str, Any] = {}
     if config.critic in ("separable", "concatenated", "hybrid"):
-        options["hidden"] = (config.hidden, config.hidden)
+        options["hidden"] = (config.hidden,) * config.layers
     if config.critic == "separable":
         options["embedding"] = config.embedding
     generator = torch.Generator().manual_seed(seed)
     return variational(
-        bound, config.dim, config.dim, critic=config.critic, critic_options=options, generator=generator
+        bound, task.dim_x, task.dim_y, critic=config.critic, critic_options=options, generator=generator
     ).to(config.device)
 
 
@@ -80,7 +80,7 @@ def train(config: TightnessConfig, tasks: Sequence[Task], report: Callable[[int]
 
     Args:
         config: the settings.
-        tasks: one a level.
+        tasks: one a level, with variables of the same sizes.
         report: called with the number of steps done since the last call, by one thread at a time.
 
     Raises:
@@ -89,7 +89,7 @@ def train(config: TightnessConfig, tasks: Sequence[Task], report: Callable[[int]
     members = [
         Trained(bound, seed) for bound in config.bounds for seed in range(config.seed, config.seed + config.seeds)
     ]
-    models = [build(member.bound, config, member.seed) for member in members]
+    models = [build(member.bound, tasks[0], config, member.seed) for member in members]
     workers = config.threads or torch.get_num_threads()
     stop, lock = threading.Event(), threading.Lock()
 
