@@ -129,6 +129,12 @@ def nearest(value: object, options: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def unknown(value: object, options: Iterable[str]) -> str:
+    """Words for a name that is in no table: the names that are, and the nearest."""
+    names = sorted(options)
+    return f"want one of {', '.join(names)}; got {value!r}{nearest(value, names)}"
+
+
 def choice(name: str, value: object, options: Collection[str]) -> None:
     """Check that a string is one of the options."""
     if value not in options:

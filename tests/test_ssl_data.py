@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_estimators.ssl.data import Batches, derived_seed, load, parse_idx
+from mi_estimators.image_sets import load, parse_idx
+from mi_estimators.ssl.data import Batches, derived_seed
 
 pytest.importorskip("sklearn")
 
@@ -143,11 +144,11 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_the_files_of_another_set_are_told_apart(tmp_path, monkeypatch):
     import hashlib
 
-    from mi_estimators.ssl import data
+    from mi_estimators import image_sets
 
     arrays = write_set(tmp_path)
     digests = tuple(hashlib.sha256(idx(arrays[name])).hexdigest() for name in (NAMES[1], NAMES[3]))
-    monkeypatch.setitem(data._OFFICIAL, "fashion-mnist", digests)
+    monkeypatch.setitem(image_sets._OFFICIAL, "fashion-mnist", digests)
     load("fashion-mnist", tmp_path)
     with pytest.raises(ValueError, match="is the file of fashion-mnist, not of mnist"):
         load("mnist", tmp_path)

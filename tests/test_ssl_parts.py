@@ -10,10 +10,10 @@ import sys
 import pytest
 import torch
 
+from mi_estimators.image_sets import Split, load
 from mi_estimators.ssl import METHODS
 from mi_estimators.ssl.augment import VIEWS, Halves, TwoAugmentations
 from mi_estimators.ssl.backbones import ENCODERS, MLP
-from mi_estimators.ssl.data import Split, load
 from mi_estimators.ssl.heldout import evaluate
 from mi_estimators.ssl.probe import linear_probe, probe_method, probe_pixels
 

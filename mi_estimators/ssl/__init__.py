@@ -10,7 +10,7 @@ rest: data, augmentation, checkpoints, resume, held-out bounds, linear probes an
 
 from __future__ import annotations
 
-from mi_estimators.ssl.data import DATASETS
+from mi_estimators.image_sets import DATASETS
 from mi_estimators.ssl.loop import Interrupted, TrainConfig, resume, train
 from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS

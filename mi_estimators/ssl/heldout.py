@@ -7,8 +7,9 @@ import warnings
 
 import torch
 
+from mi_estimators.image_sets import Split
 from mi_estimators.ssl.augment import ViewMaker
-from mi_estimators.ssl.data import Batches, Split, derived_seed
+from mi_estimators.ssl.data import Batches, derived_seed
 from mi_estimators.ssl.method import Method
 
 BATCHES = 16

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators._extras import require
+from mi_estimators.image_sets import DATASETS, ImageSet, load
 from mi_estimators.ssl import checkpoint
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
 from mi_estimators.ssl.backbones import ENCODERS, shape_of
-from mi_estimators.ssl.data import DATASETS, Batches, ImageSet, derived_seed, load, unknown
+from mi_estimators.ssl.data import Batches, derived_seed
 from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
 from mi_estimators.ssl.logs import RunLog, write_json
 from mi_estimators.ssl.method import Method, Preset, Setting
@@ -50,7 +51,7 @@ class TrainConfig:
     Attributes:
         method: a key of :data:`METHODS`.
         out: the run's folder.
-        data: a key of :data:`mi_estimators.ssl.data.DATASETS`.
+        data: a key of :data:`mi_estimators.image_sets.DATASETS`.
         data_dir: folder of the data files, where the set needs one.
         view: a key of :data:`mi_estimators.ssl.augment.VIEWS`: how an image becomes a pair.
         encoder: a key of :data:`mi_estimators.ssl.backbones.ENCODERS`.
@@ -88,17 +89,17 @@ class TrainConfig:
             ValueError: an unknown name, with the nearest that is known, or a number out of range.
         """
         if self.method not in METHODS:
-            raise ValueError(f"method: {unknown(self.method, METHODS)}")
+            raise ValueError(f"method: {_checks.unknown(self.method, METHODS)}")
         for name, table in _TABLES.items():
             value = getattr(self, name)
             if value not in table and not (name == "view" and value is None):
-                raise ValueError(f"{name}: {unknown(value, table)}")
+                raise ValueError(f"{name}: {_checks.unknown(value, table)}")
         if not self.out:
             raise ValueError("out: want a folder for the run, got none")
         accepted = method_options(METHODS[self.method])
         for name in self.options:
             if name not in accepted:
-                raise ValueError(f"{name}: no setting of {self.method}; {unknown(name, accepted)}")
+                raise ValueError(f"{name}: no setting of {self.method}; {_checks.unknown(name, accepted)}")
         preset = preset_of(METHODS[self.method], self.data)
         chosen = {
             name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)

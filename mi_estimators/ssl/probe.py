@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mi_estimators._extras import require
+from mi_estimators.image_sets import ImageSet, Split
 from mi_estimators.ssl.augment import ViewMaker
-from mi_estimators.ssl.data import ImageSet, Split
 from mi_estimators.ssl.method import Method
 
 

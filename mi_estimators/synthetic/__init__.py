@@ -23,7 +23,7 @@ from mi_estimators.synthetic.gaussian import (
     gaussian_task,
     sparse_gaussian,
 )
-from mi_estimators.synthetic.images import blob_images, class_images, rectangle_images
+from mi_estimators.synthetic.images import blob_images, class_images, image_channel, rectangle_images
 from mi_estimators.synthetic.maps import (
     ASINH,
     CUBIC,
@@ -57,7 +57,7 @@ from mi_estimators.synthetic.student import (
     student_mutual_information,
     student_task,
 )
-from mi_estimators.synthetic.table import PROFILES, TASKS, TaskTable, UnknownTask
+from mi_estimators.synthetic.table import PROFILES, TASKS, TaskTable, UnknownTask, load_task
 from mi_estimators.synthetic.task import Task
 
 __all__ = [
@@ -99,7 +99,9 @@ __all__ = [
     "gaussian_mutual_information",
     "gaussian_task",
     "identity_student",
+    "image_channel",
     "letters",
+    "load_task",
     "mixed_orientations",
     "rectangle_images",
     "reparametrize",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mi_estimators import _checks
+from mi_estimators.image_sets import load
 from mi_estimators.synthetic.gaussian import correlated_gaussian
 from mi_estimators.synthetic.maps import NORMAL_CDF, Reparametrization, reparametrize
 from mi_estimators.synthetic.task import Task
@@ -197,3 +199,29 @@ def class_images(
         shape_y=shape,
         source="Lee and Rhee 2024 (arXiv 2410.10924)",
     )
+
+
+def image_channel(
+    images: str,
+    error: float,
+    *,
+    data_dir: str | Path | None = None,
+    classes: tuple[int, int] = (0, 1),
+    n_sources: int = 1,
+) -> Task:
+    """:func:`class_images` of an image set: its training images of two classes, with pixels in [0, 1].
+
+    Args:
+        images: ``"digits"`` (bundled with scikit-learn), ``"mnist"`` or ``"fashion-mnist"``.
+        error: probability that the classes of x and y differ, inside [0, 1].
+        data_dir: folder of the set's official IDX files; not used by ``"digits"``. Nothing is downloaded.
+        classes: the two labels that are used.
+        n_sources: independent pairs of images side by side.
+
+    Raises:
+        FileNotFoundError: a file is not in ``data_dir``.
+        ValueError: an unknown set, ``data_dir`` missing or not wanted, a damaged file, or as :func:`class_images`.
+    """
+    split = load(images, data_dir).train
+    name = f"{images}-channel-{n_sources}-{error}"
+    return class_images(name, split.pixels(), split.labels, error, classes=classes, n_sources=n_sources)

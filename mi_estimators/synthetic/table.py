@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 from mi_estimators import _checks
+from mi_estimators.image_sets import DATASETS
 from mi_estimators.synthetic import maps
 from mi_estimators.synthetic.autoregression import coupled_autoregression
 from mi_estimators.synthetic.closed_form import additive_noise, gamma_exponential
@@ -17,7 +20,7 @@ from mi_estimators.synthetic.discrete import (
     zero_inflated_poisson,
 )
 from mi_estimators.synthetic.gaussian import bivariate_gaussian, correlated_gaussian, dense_gaussian, sparse_gaussian
-from mi_estimators.synthetic.images import blob_images, rectangle_images
+from mi_estimators.synthetic.images import blob_images, image_channel, rectangle_images
 from mi_estimators.synthetic.maps import Reparametrization, reparametrize
 from mi_estimators.synthetic.mixture import (
     concentric,
@@ -181,6 +184,26 @@ _BUILDERS |= {
 
 TASKS: Mapping[str, Task] = TaskTable(_BUILDERS)
 """Every named task that needs no data files."""
+
+
+def load_task(name: str, data_dir: str | Path | None = None) -> Task:
+    """A task of :data:`TASKS`, or one of images of an image set.
+
+    Args:
+        name: a name in :data:`TASKS`; or ``SET-channel-SOURCES-ERROR``, such as ``mnist-channel-10-0.1``: pictures of
+            zeros and ones, that many pairs of them in x and y, the classes differing with that probability (see
+            :func:`image_channel`).
+        data_dir: folder of the set's files; only for images of a set that has files.
+
+    Raises:
+        FileNotFoundError: a file is not in ``data_dir``.
+        ValueError: there is no task of this name, or as :func:`image_channel`.
+    """
+    match = re.fullmatch(rf"({'|'.join(DATASETS)})-channel-(\d+)-(\d*\.?\d+)", name)
+    if match is None:
+        return TASKS[name]
+    return image_channel(match[1], float(match[3]), data_dir=data_dir, n_sources=int(match[2]))
+
 
 PROFILES: dict[str, tuple[str, ...]] = {
     "quick": (
