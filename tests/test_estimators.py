@@ -34,7 +34,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", list(ESTIMATORS))
+@pytest.mark.parametrize("name", [name for name, entry in ESTIMATORS.items() if entry.kind == "continuous"])
 def test_every_estimator_on_a_correlated_pair(name):
     x, y = data(n=3000)
     result = estimate_mi(x, y, estimator=name, **(QUICK if name in BOUNDS else {}))

@@ -13,8 +13,16 @@ from mi_estimators.ops.pairwise_lse import accumulated, without_autocast
 SHRINKAGES = ("ledoit_wolf", "oas")
 
 
-def _intensity(method: str, centred: Tensor, squares: Tensor, mean_variance: Tensor, n: int, dim: int) -> Tensor:
-    """How far the covariance is to move towards a multiple of the identity; ``squares``: the sum of its squares."""
+def shrinkage_intensity(method: str, centred: Tensor, squares: Tensor, mean_variance: Tensor) -> Tensor:
+    """How far a covariance is to move towards a multiple of the identity.
+
+    Args:
+        method: of ``SHRINKAGES``.
+        centred: the points less their mean, ``[n, d]``.
+        squares: sum of the squares of all entries of the covariance.
+        mean_variance: mean of its diagonal.
+    """
+    n, dim = centred.shape
     spread = squares / dim - mean_variance.square()  # mean square distance of an entry from the target's, times d
     if method == "oas":
         above = squares / dim**2 + mean_variance.square()
@@ -92,7 +100,7 @@ def gaussian_entropy(x: Tensor, *, shrinkage: str | float | None = None) -> Tens
             covariance, floor = small, None
         else:
             if isinstance(shrinkage, str):
-                rho = _intensity(shrinkage, centred, small.square().sum(), mean_variance, n, dim)
+                rho = shrinkage_intensity(shrinkage, centred, small.square().sum(), mean_variance)
             else:
                 rho = mean_variance.new_tensor(shrinkage)
             floor = rho * mean_variance

@@ -10,6 +10,7 @@ import torch
 from mi_estimators import _checks
 from mi_estimators.estimators.neighbours import count_within, distances_to, nearest
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import SCALINGS, scaled
 
 METRICS = ("max", "euclidean")
 ALGORITHMS = (1, 2)
@@ -70,6 +71,22 @@ def _counts_in_balls(x: np.ndarray, y: np.ndarray, k: int, algorithm: int) -> li
     return list(counts)
 
 
+def pointwise(x: np.ndarray, y: np.ndarray, k: int, algorithm: int, metric: str = "max") -> np.ndarray:
+    """The terms of the mean that :func:`estimate` is, ``[n]``."""
+    # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
+    from scipy.special import digamma
+
+    # In one dimension the two distances are one.
+    one_dimensional = x.shape[1] == y.shape[1] == 1
+    counting = _counts_in_boxes if metric == "max" or one_dimensional else _counts_in_balls
+    count_x, count_y = counting(x, y, k, algorithm)
+    n = len(x)
+    psi = np.concatenate([[-np.inf], digamma(np.arange(1, n + 1))])
+    if algorithm == 1:
+        return psi[k] + psi[n] - psi[count_x + 1] - psi[count_y + 1]
+    return psi[k] - 1 / k + psi[n] - psi[count_x] - psi[count_y]
+
+
 def estimate(
     x: np.ndarray,
     y: np.ndarray,
@@ -78,7 +95,7 @@ def estimate(
     algorithm: int = 1,
     k: int = 3,
     metric: str = "max",
-    standardize: bool = True,
+    standardize: str | None = "zscore",
 ) -> Measurement:
     r"""Estimate of Kraskov, Stögbauer and Grassberger, in nats.
 
@@ -103,33 +120,25 @@ def estimate(
         k: number of neighbours, from 1 to n - 1.
         metric: of x and of y: ``"max"``, which is fast, or ``"euclidean"``, with which the estimate does not change
             when x or y is rotated, but which compares all pairs.
-        standardize: scale every coordinate to unit variance first, so that units do not matter.
+        standardize: of every coordinate first: ``"zscore"`` for unit variance; ``"rank"`` for normal scores, with which
+            the estimate does not change under increasing maps of single coordinates, and heavy tails do no harm; or
+            None.
 
     Raises:
         TypeError: ``k`` is not an integer.
-        ValueError: ``k`` is out of range; an unknown algorithm or metric; or repeated pairs leave a k-th neighbour at
-            distance zero.
+        ValueError: ``k`` is out of range; an unknown algorithm, metric or scaling; or repeated pairs leave a k-th
+            neighbour at distance zero.
 
     Source:
         Kraskov, Stögbauer and Grassberger 2004 (arXiv cond-mat/0305641), eqs. 8 and 9.
     """
-    # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
-    from scipy.special import digamma
-
     n = len(x)
     check_neighbours(k, n)
     _checks.choice("metric", metric, METRICS)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: want 1 or 2, got {algorithm!r}")
-    if standardize:
-        x, y = x / x.std(axis=0), y / y.std(axis=0)
-    # In one dimension the two distances are one.
-    one_dimensional = x.shape[1] == y.shape[1] == 1
-    counting = _counts_in_boxes if metric == "max" or one_dimensional else _counts_in_balls
-    counts = counting(x, y, k, algorithm)
-    psi = digamma(np.arange(n + 1, dtype=np.float64))
-    if algorithm == 1:
-        terms = psi[k] + psi[n] - psi[counts[0] + 1] - psi[counts[1] + 1]
-    else:
-        terms = psi[k] - 1 / k + psi[n] - psi[counts[0]] - psi[counts[1]]
+    if standardize is not None:
+        _checks.choice("standardize", standardize, SCALINGS)
+        x, y = (scaled(name, side, np.arange(n), standardize) for name, side in (("x", x), ("y", y)))
+    terms = pointwise(x, y, k, algorithm, metric)
     return Measurement(float(terms.mean()), std=float(terms.std(ddof=1)) / math.sqrt(n))

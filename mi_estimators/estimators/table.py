@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from mi_estimators.bounds import BOUNDS
-from mi_estimators.estimators import gaussian, ksg, neural
+from mi_estimators.estimators import discrete, entropies, gaussian, ksg, latent, lnc, mixed, neural
 from mi_estimators.estimators.result import Measurement
 
 Kind = Literal["continuous", "discrete", "mixed"]
@@ -50,7 +50,8 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator(
             "gaussian",
             gaussian.estimate,
-            "exact for Gaussian data; elsewhere sees linear dependence only",
+            "exact for Gaussian data, at any dimension that the number of pairs allows; elsewhere sees linear "
+            "dependence only",
             "Gelfand and Yaglom 1957",
             repeats=True,
         ),
@@ -65,6 +66,64 @@ ESTIMATORS: dict[str, Estimator] = {
             partial(ksg.estimate, algorithm=2),
             "as ksg, with a box of its own side in x and in y: mostly less bias, somewhat more variance",
             "Kraskov, Stögbauer and Grassberger 2004 (arXiv cond-mat/0305641), eq. 9",
+        ),
+        Estimator(
+            "kl3h",
+            entropies.kozachenko_leonenko,
+            "three nearest-neighbour entropies, linear dependence taken out first: for nearly normal data however "
+            "strongly dependent; underestimates in many dimensions",
+            "Kozachenko and Leonenko 1987; Kraskov et al. 2004 (arXiv cond-mat/0305641), eq. 20",
+        ),
+        Estimator(
+            "lnc",
+            lnc.estimate,
+            "ksg2 corrected for flat neighbourhoods: where y nearly is a function of x, in one or two dimensions each; "
+            "overestimates in more",
+            "Gao, Ver Steeg and Galstyan 2015 (arXiv 1411.2003), algorithm 1",
+        ),
+        Estimator(
+            "kde",
+            entropies.kde,
+            "three leave-one-out kernel density entropies, linear dependence taken out first: low variance for smooth "
+            "densities in few dimensions; underestimates in many",
+            "Joe 1989; Moon, Rajagopalan and Lall 1995",
+        ),
+        Estimator(
+            "histogram",
+            discrete.histogram,
+            "information of the bins, a lower bound but for the error of the counts: many pairs of one coordinate each",
+            "Moddemeijer 1989; Miller 1955",
+            repeats=True,
+        ),
+        Estimator(
+            "latent",
+            latent.estimate,
+            "ksg between the leading canonical variables, or principal components: high dimensions whose dependence "
+            "lies in few directions; misses the rest",
+            "Gowri et al. 2024 (arXiv 2409.02732); Hotelling 1936",
+            seeded=True,
+        ),
+        Estimator(
+            "discrete",
+            discrete.estimate,
+            "plug-in with Miller and Madow's correction: categories that are each seen several times",
+            "Miller 1955; Roulston 1999",
+            kind="discrete",
+            repeats=True,
+        ),
+        Estimator(
+            "mixed",
+            mixed.ross,
+            "one discrete and one continuous variable of a few dimensions; else underestimates like ksg",
+            "Ross 2014 (PLoS ONE 9(2) e87357), eq. 2",
+            kind="mixed",
+        ),
+        Estimator(
+            "mixture",
+            mixed.mixture,
+            "variables that have atoms beside a density, or are of either kind; needs no telling which",
+            "Gao, Kannan, Oh and Viswanath 2017 (arXiv 1709.06212), algorithm 1",
+            kind="mixed",
         ),
     )
 }
