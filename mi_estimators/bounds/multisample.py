@@ -101,7 +101,8 @@ def i_alpha(scores: Tensor | Factored, log_baseline: float | Tensor = 0.0, alpha
         \qquad m_{-k}(y_j) = \frac1{K-1} \sum_{i \ne k} e^{s_{ij}} .
 
     alpha = 0 is :func:`~mi_estimators.bounds.tuba`; alpha = 1 is :func:`i_nce` of K - 1 candidates x for each y. In
-    between it trades the cap, now :math:`\log((K - 1) / \alpha)`, against variance.
+    between it trades variance against the cap, which is :math:`1 + \log((K - 1) / \alpha)`: the first mean is at most
+    the logarithm, and the second, which InfoNCE holds at 1, at least 0.
 
     Args:
         scores: critic scores, or the embeddings they factor into.

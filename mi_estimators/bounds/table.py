@@ -130,9 +130,9 @@ BOUNDS: dict[str, Bound] = {
             name="i_alpha",
             value=None,
             kind="lower",
-            note="alpha 0.01: capped at log((K - 1) / alpha); variance grows with 1 / alpha until it is TUBA's",
+            note="alpha 0.01: capped at 1 + log((K - 1) / alpha); variance grows with 1 / alpha until it is TUBA's",
             source="Poole et al. 2019 (arXiv 1905.06922), sec. 2.4",
-            cap=lambda k: math.log((k - 1) / 0.01),
+            cap=lambda k: 1 + math.log((k - 1) / 0.01),
         ),
         Bound(
             name="smile",

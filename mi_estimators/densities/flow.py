@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mi_estimators.densities.density import LOG_SCALE_LIMIT, ConditionalDensity, Conditioner
 from mi_estimators.networks import size, soft_clip
 
+_COUPLING_LIMIT = 2.0  # logarithms of scales that depend on y: couplings multiply, and a far point would overflow
+
 
 class AffineFlow(ConditionalDensity):
     r"""The density of y that an invertible map, given x, turns into a standard normal.
@@ -70,11 +72,13 @@ class AffineFlow(ConditionalDensity):
             TypeError, ValueError: as :meth:`log_prob`.
         """
         self.check(y, x)
-        z, log_det = _affine(y, self.first(x))
+        z, log_det = _affine(y, self.first(x), LOG_SCALE_LIMIT)
         for coupling, order in zip(self.couplings, self.permutations, strict=True):
             z = z[:, order]
             moved, kept = z[:, : self.moved], z[:, self.moved :]
-            moved, change = _affine(moved, coupling(kept if x is None else torch.cat([x, kept], dim=1)))
+            moved, change = _affine(
+                moved, coupling(kept if x is None else torch.cat([x, kept], dim=1)), _COUPLING_LIMIT
+            )
             z, log_det = torch.cat([moved, kept], dim=1), log_det + change
         return z, log_det.expand(len(y))
 
@@ -84,8 +88,8 @@ class AffineFlow(ConditionalDensity):
         return log_det - 0.5 * (z.square().sum(dim=1) + self.dim_y * math.log(2 * math.pi))
 
 
-def _affine(y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _affine(y: Tensor, parameters: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """``(y - shift) / scale`` and the logarithm of its determinant."""
     shift, log_scale = parameters.chunk(2, dim=-1)
-    log_scale = soft_clip(log_scale, LOG_SCALE_LIMIT)
+    log_scale = soft_clip(log_scale, limit)
     return (y - shift) * (-log_scale).exp(), -log_scale.sum(dim=-1)

@@ -39,16 +39,17 @@ class GaussianMixture(ConditionalDensity):
     ) -> None:
         super().__init__(dim_x, dim_y)
         self.components = size("components", components)
-        self.parameters_of = Conditioner(dim_x, self.components * (1 + 2 * dim_y), hidden, generator)
+        self.logits = self.components if self.components > 1 else 0  # the weight of a single one is 1
+        self.parameters_of = Conditioner(dim_x, self.logits + 2 * self.components * dim_y, hidden, generator)
 
     def _log_density(self, y: Tensor, parameters: Tensor) -> Tensor:
-        """``y [..., dim_y]``, ``parameters [..., C (1 + 2 dim_y)]``, broadcast against each other."""
+        """``y [..., dim_y]`` and ``parameters [..., all]``, broadcast against each other."""
         c, d = self.components, self.dim_y
-        logits, mean, log_std = parameters.split([c, c * d, c * d], dim=-1)
+        logits, mean, log_std = parameters.split([self.logits, c * d, c * d], dim=-1)
         log_std = soft_clip(log_std, LOG_SCALE_LIMIT).unflatten(-1, (c, d))
         z = (y.unsqueeze(-2) - mean.unflatten(-1, (c, d))) * (-log_std).exp()
         of_component = -(0.5 * z.square() + log_std).sum(dim=-1) - 0.5 * d * math.log(2 * math.pi)
-        if c == 1:
+        if not self.logits:
             return of_component.squeeze(-1)
         return (of_component + logits.log_softmax(dim=-1)).logsumexp(dim=-1)
 

@@ -150,7 +150,7 @@ class BaselineEstimator(ScoredEstimator):
 
 
 def _interpolated_cap(alpha: float) -> Callable[[int], float]:
-    return lambda k: math.log((k - 1) / alpha)
+    return lambda k: math.log((k - 1) / alpha) + (alpha < 1)
 
 
 class Flo(ScoredEstimator):
