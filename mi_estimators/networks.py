@@ -31,13 +31,18 @@ def sizes(name: str, values: Sequence[int]) -> list[int]:
     return [size(name, value) for value in values]
 
 
+def batch(name: str, value: Tensor, dim: int) -> None:
+    """Check for a finite floating-point matrix of the given width."""
+    _checks.floating(name, value)
+    if value.shape[1] != dim:
+        raise ValueError(f"{name}: want {dim} columns, got {_checks.describe(value)}")
+    _checks.finite(name, value)
+
+
 def batches(x: Tensor, y: Tensor, dim_x: int, dim_y: int) -> None:
     """Check for finite floating-point matrices of the given widths, alike in dtype and device."""
-    for name, value, dim in (("x", x, dim_x), ("y", y, dim_y)):
-        _checks.floating(name, value)
-        if value.shape[1] != dim:
-            raise ValueError(f"{name}: want {dim} columns, got {_checks.describe(value)}")
-        _checks.finite(name, value)
+    batch("x", x, dim_x)
+    batch("y", y, dim_y)
     _checks.alike("y", y, "x", x, same_width=False)
 
 

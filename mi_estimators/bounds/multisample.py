@@ -76,17 +76,6 @@ def _log_mixture(log_a: Tensor, log_b: Tensor, alpha: float) -> Tensor:
     return torch.logaddexp(log_a + math.log(alpha), log_b + math.log1p(-alpha))
 
 
-def _leave_one_out_lse(scores: Tensor) -> Tensor:
-    """Entry (i, k): log of the sum over j != k of exp(s_ij)."""
-    total = scores.logsumexp(dim=1, keepdim=True)
-    largest = scores.argmax(dim=1, keepdim=True)
-    is_largest = torch.arange(scores.shape[1], device=scores.device) == largest
-    # Taking the largest term out of the sum would cancel; any other is at most half of it.
-    rest = scores.masked_fill(is_largest, -math.inf).logsumexp(dim=1, keepdim=True)
-    others = total + torch.log1p(-(scores - total).exp().masked_fill(is_largest, 0.0))
-    return torch.where(is_largest, rest, others)
-
-
 def i_alpha(scores: Tensor | Factored, log_baseline: float | Tensor = 0.0, alpha: float = 0.01) -> Tensor:
     r"""The lower bound between TUBA and InfoNCE, :math:`I_\alpha`.
 
@@ -130,15 +119,24 @@ def i_alpha(scores: Tensor | Factored, log_baseline: float | Tensor = 0.0, alpha
     log_a = log_baseline_of(log_baseline, pairs, positives).expand(pairs.size)
     log_others = math.log(pairs.size - 1)
 
-    def log_baselines(block: Tensor, positive: Tensor) -> Tensor:
+    def mean_log_baseline(block: Tensor, positive: Tensor) -> Tensor:
         # Which rows a block holds is known by its positives alone.
-        of_rows = (positive * log_a).sum(dim=1, keepdim=True)
-        logs = _log_mixture(_leave_one_out_lse(block) - log_others, of_rows, alpha)
-        return logs.masked_fill(positive, 0.0).sum(dim=1) / (pairs.size - 1)
+        log_a_of_rows = (positive * log_a).sum(dim=1)
+        if alpha == 0:
+            return log_a_of_rows
+        whole = _log_mixture(block.logsumexp(dim=1) - log_others, log_a_of_rows, alpha)
+        # Leaving candidate k out takes a share of the mixture away. Only the largest can be more than half of it, and
+        # taking that off would cancel: there the mixture of the rest is formed anew.
+        largest = block.masked_fill(positive, -math.inf).argmax(dim=1, keepdim=True)
+        share = (block - (whole + (log_others - math.log(alpha))).unsqueeze(1)).exp()
+        share = share.masked_fill(positive, 0.0).scatter(1, largest, 0.0)
+        rest = block.scatter(1, largest, -math.inf).logsumexp(dim=1) - log_others
+        total = (pairs.size - 2) * whole + torch.log1p(-share).sum(dim=1) + _log_mixture(rest, log_a_of_rows, alpha)
+        return total / (pairs.size - 1)
 
     log_m = pairs.negative_lse() - log_others
     marginal = (log_m - _log_mixture(log_m, log_a, alpha)).exp()
-    return 1 + (positives - pairs.map_rows(log_baselines)).mean() - marginal.mean()
+    return 1 + (positives - pairs.map_rows(mean_log_baseline)).mean() - marginal.mean()
 
 
 def _check_negatives(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

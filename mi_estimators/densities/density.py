@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mi_estimators import _checks
-from mi_estimators.networks import batches, linear, mlp, size, sizes
+from mi_estimators.networks import batch, batches, linear, mlp, size, sizes
 
 LOG_SCALE_LIMIT = 10.0
 """Logarithms of learned scales are softly kept within this of 0, so that no step of training overflows."""
@@ -65,7 +65,7 @@ class ConditionalDensity(nn.Module):
         if self.dim_x == 0:
             if x is not None:
                 raise ValueError(f"x: want None for a density of y alone (dim_x = 0), got {_checks.describe(x)}")
-            batches(y, y, self.dim_y, self.dim_y)
+            batch("y", y, self.dim_y)
             return
         if x is None:
             raise ValueError(f"x: want shape [N, {self.dim_x}], got None")
