@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from scipy.special import logsumexp
 
 from mi_estimators import bounds
 from mi_estimators.bounds import BOUNDS, SCORE_BOUNDS
+from mi_estimators.critics import CRITICS
+from mi_estimators.densities import DENSITIES
 from mi_estimators.synthetic import correlated_gaussian
 
 EVERY = pytest.mark.parametrize("bound", list(SCORE_BOUNDS.values()), ids=list(SCORE_BOUNDS))
@@ -266,6 +269,12 @@ def test_lower_bounds_hold_in_expectation_for_any_critic(bound):
     for scale, offset in ((0.5, 0.3), (1.2, -0.2), (1.0, 1.0)):
         values = torch.stack([bound.value(scale * optimal_scores(task, 64, seed) + offset) for seed in range(60)])
         assert values.mean() < task.mutual_information + 3 * values.std() / math.sqrt(len(values))
+
+
+def test_the_page_names_every_bound():
+    page = (Path(__file__).parents[1] / "docs" / "bounds.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert set(BOUNDS) | set(CRITICS) | set(DENSITIES) <= set(rows)
 
 
 def test_a_bound_of_more_than_scores_says_so():

@@ -20,10 +20,10 @@ from mi_estimators.entropy.kde import BandwidthChoice, kde_entropy
 def club(log_conditional: Tensor) -> Tensor:
     r"""CLUB: ``mean_i log q(y_i|x_i) - mean_{i != j} log q(y_j|x_i)``.
 
-    With the true conditional density, an upper bound on the mutual information: the gap is
-    :math:`\mathbb E_x \mathrm{KL}(p(y) \,\|\, p(y \mid x)) + \ldots \ge 0`, and can be far larger than the mutual
-    information itself. With a model q in its place (vCLUB) it is an upper bound only where q is closer to the truth
-    on the joint than on the product of the marginals, and otherwise neither.
+    With the true conditional density, an upper bound on the mutual information. The gap is
+    :math:`\mathrm{KL}(p(x) p(y) \,\|\, p(x, y))`, which can be far larger than the mutual information itself. With a
+    model (vCLUB) the expectation is an upper bound if and only if :math:`q(y \mid x)\, p(x)` is no further from the joint
+    density than from the product of the marginals, by :math:`\mathrm{KL}(\cdot \,\|\, q(y \mid x)\, p(x))`.
 
     Shape:
         - log_conditional: ``[K, K]``, K >= 2; float64, float32, bfloat16 or float16.
