@@ -12,6 +12,8 @@ from mi_estimators import _checks
 from mi_estimators.synthetic.gaussian import gaussian_mutual_information, gaussian_task
 from mi_estimators.synthetic.task import Task
 
+_SOURCE = "Barnett, Barrett and Seth 2009 (PRL 103, 238701)"
+
 Variable = tuple[int, int]
 """(component, time): a component of the series at a time, counted from any origin."""
 
@@ -116,7 +118,7 @@ class VectorAutoregression:
         """
         now, theirs, own = self._past(source, target, history)
         tasks = [
-            gaussian_task(name.replace("*", label), self.covariance([*past, *now]), len(past))
+            gaussian_task(name.replace("*", label), self.covariance([*past, *now]), len(past), source=_SOURCE)
             for label, past in (("joint", [*theirs, *own]), ("own", own))
         ]
         return tasks[0], tasks[1]

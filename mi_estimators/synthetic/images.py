@@ -14,6 +14,8 @@ from mi_estimators.synthetic.gaussian import correlated_gaussian
 from mi_estimators.synthetic.maps import NORMAL_CDF, Reparametrization, reparametrize
 from mi_estimators.synthetic.task import Task
 
+_BUTAKOV = "after Butakov et al. 2024 (arXiv 2305.08013), synthetic images"
+
 
 def blob(size: int, width: float) -> Reparametrization:
     """Draws a round blob whose centre tells two standard normal latents.
@@ -110,7 +112,8 @@ def blob_images(size: int, mutual_information: float, width: float = 2.0) -> Tas
     """
     latents = correlated_gaussian(2, mutual_information)
     draw = blob(size, width)
-    return reparametrize(latents, f"image-blob-{size}-{mutual_information:g}nats", x=draw, y=draw)
+    name = f"image-blob-{size}-{mutual_information:g}nats"
+    return reparametrize(latents, name, x=draw, y=draw, source=_BUTAKOV)
 
 
 def rectangle_images(size: int, mutual_information: float) -> Task:
@@ -128,7 +131,8 @@ def rectangle_images(size: int, mutual_information: float) -> Task:
     """
     latents = correlated_gaussian(4, mutual_information)
     draw = rectangle(size)
-    return reparametrize(latents, f"image-rectangle-{size}-{mutual_information:g}nats", x=draw, y=draw)
+    name = f"image-rectangle-{size}-{mutual_information:g}nats"
+    return reparametrize(latents, name, x=draw, y=draw, source=_BUTAKOV)
 
 
 def class_images(

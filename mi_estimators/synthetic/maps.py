@@ -151,7 +151,14 @@ SWISS_ROLL = Reparametrization(_swiss_roll, _unroll, shape=(2,))
 """A number u in (0, 1) becomes ``t (cos t, sin t) / 21`` with ``t = 1.5 pi (1 + 2 u)``."""
 
 
-def reparametrize(task: Task, name: str, *, x: Reparametrization = IDENTITY, y: Reparametrization = IDENTITY) -> Task:
+def reparametrize(
+    task: Task,
+    name: str,
+    *,
+    x: Reparametrization = IDENTITY,
+    y: Reparametrization = IDENTITY,
+    source: str | None = None,
+) -> Task:
     """The task of ``(x.forward(x), y.forward(y))``, whose mutual information is that of ``task``.
 
     Args:
@@ -159,6 +166,7 @@ def reparametrize(task: Task, name: str, *, x: Reparametrization = IDENTITY, y: 
         name: name of the new one.
         x: map of x.
         y: map of y.
+        source: where the distribution was published; None for that of ``task``.
     """
 
     def sampler(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -175,6 +183,7 @@ def reparametrize(task: Task, name: str, *, x: Reparametrization = IDENTITY, y: 
         log_density_ratio=None if ratio is None else lambda a, b: ratio(x.inverse(a), y.inverse(b)),
         shape_x=x.shape if len(x.shape) > 1 else task.shape_x,
         shape_y=y.shape if len(y.shape) > 1 else task.shape_y,
+        source=task.source if source is None else source,
     )
 
 
