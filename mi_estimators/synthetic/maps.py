@@ -41,19 +41,19 @@ def _signed_power(exponent: float) -> Map:
     return lambda t: t.sign() * t.abs().pow(exponent)
 
 
-def _bisect(function: Map, below: float, above: float) -> Map:
-    """Inverse of an increasing function whose root for ``t`` lies in ``[t + below, t + above]``."""
+def _solve(left_of_root: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Bisection between ``low`` and ``high``, element by element."""
+    # Each step halves the interval: 52 of them bring a width of order 1 below the rounding of float64.
+    for _ in range(52):
+        middle = (low + high) / 2
+        left = left_of_root(middle)
+        low, high = torch.where(left, middle, low), torch.where(left, high, middle)
+    return (low + high) / 2
 
-    def inverse(t: Tensor) -> Tensor:
-        low, high = t + below, t + above
-        # Each step halves the interval: 60 of them leave less than the rounding of float64 of any width below 2^8.
-        for _ in range(60):
-            middle = (low + high) / 2
-            right = function(middle) < t
-            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-        return (low + high) / 2
 
-    return inverse
+def _inverse(function: Map, reach: float) -> Map:
+    """Inverse of an increasing function that differs from its argument by less than ``reach``."""
+    return lambda value: _solve(lambda t: function(t) < value, value - reach, value + reach)
 
 
 def _probit(p: Tensor) -> Tensor:
@@ -82,14 +82,26 @@ def bimodal(weight: float, first: float, second: float) -> Reparametrization:
     if not 0 < weight < 1:
         raise ValueError(f"weight: want a value inside (0, 1), got {weight!r}")
 
-    def gaussianise(t: Tensor) -> Tensor:
+    def tails(t: Tensor) -> tuple[Tensor, Tensor]:
         ndtr = torch.special.ndtr
         lower = weight * ndtr(t - first) + (1 - weight) * ndtr(t - second)
-        upper = weight * ndtr(first - t) + (1 - weight) * ndtr(second - t)
-        # From the smaller tail: the larger one rounds to 1.
-        return torch.where(lower < upper, _probit(lower), -_probit(upper))
+        return lower, weight * ndtr(first - t) + (1 - weight) * ndtr(second - t)
 
-    return Reparametrization(_bisect(gaussianise, min(first, second), max(first, second)), gaussianise)
+    # Both ways by the smaller tail: the larger one rounds to 1.
+    def spread(z: Tensor) -> Tensor:
+        smaller, negative = torch.special.ndtr(-z.abs()), z < 0
+
+        def left_of_root(t: Tensor) -> Tensor:
+            lower, upper = tails(t)
+            return torch.where(negative, lower < smaller, upper > smaller)
+
+        return _solve(left_of_root, z + min(first, second), z + max(first, second))
+
+    def gaussianise(t: Tensor) -> Tensor:
+        lower, upper = tails(t)
+        return _probit(torch.minimum(lower, upper)) * torch.where(lower < upper, 1.0, -1.0)
+
+    return Reparametrization(spread, gaussianise)
 
 
 def spiral(axes: tuple[int, int], speed: float) -> Reparametrization:
@@ -141,10 +153,10 @@ NORMAL_CDF = Reparametrization(torch.special.ndtr, _probit)
 LOG = Reparametrization(torch.log, torch.exp)
 """``log(t)``, for positive variables."""
 
-WIGGLY_X = Reparametrization(_wiggly_x, _bisect(_wiggly_x, -0.64, 0.64))
+WIGGLY_X = Reparametrization(_wiggly_x, _inverse(_wiggly_x, 0.64))
 """``t + 0.4 sin t + 0.2 sin(1.7 t + 1) + 0.03 sin(3.3 t - 2.5)``."""
 
-WIGGLY_Y = Reparametrization(_wiggly_y, _bisect(_wiggly_y, -0.6, 0.6))
+WIGGLY_Y = Reparametrization(_wiggly_y, _inverse(_wiggly_y, 0.6))
 """``t - 0.4 sin 0.4 t + 0.17 sin(1.3 t + 3.5) + 0.02 sin(4.3 t - 2.5)``."""
 
 SWISS_ROLL = Reparametrization(_swiss_roll, _unroll, shape=(2,))
