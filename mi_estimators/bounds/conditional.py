@@ -22,8 +22,8 @@ def club(log_conditional: Tensor) -> Tensor:
 
     With the true conditional density, an upper bound on the mutual information. The gap is
     :math:`\mathrm{KL}(p(x) p(y) \,\|\, p(x, y))`, which can be far larger than the mutual information itself. With a
-    model (vCLUB) the expectation is an upper bound if and only if :math:`q(y \mid x)\, p(x)` is no further from the joint
-    density than from the product of the marginals, by :math:`\mathrm{KL}(\cdot \,\|\, q(y \mid x)\, p(x))`.
+    model (vCLUB) the expectation is an upper bound if and only if
+    :math:`\mathrm{KL}(p(x, y) \,\|\, q(y \mid x) p(x)) \le \mathrm{KL}(p(x) p(y) \,\|\, q(y \mid x) p(x))`.
 
     Shape:
         - log_conditional: ``[K, K]``, K >= 2; float64, float32, bfloat16 or float16.
