@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,20 @@ def test_digits_by_name():
     assert x.min() >= 0
     assert x.max() == 1
     assert synthetic.load_task("1v1-normal-0.75") is TASKS["1v1-normal-0.75"]
+
+
+def test_images_of_a_folder_by_name(tmp_path):
+    labels = np.arange(12, dtype=np.uint8) % 3
+    images = np.arange(12 * 6, dtype=np.uint8).reshape(12, 2, 3)
+    for split in ("train", "t10k"):
+        header = struct.pack(">4I", 0x803, *images.shape)
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 12) + labels.tobytes())
+    task = synthetic.load_task("mnist-channel-1-0.25", tmp_path)
+    assert (task.name, task.shape_x) == ("mnist-channel-1-0.25", (1, 2, 3))
+    x, _ = task.sample(500, 0, dtype=torch.float64)
+    pictures = {tuple(row) for row in (x * 255).round().int().tolist()}
+    assert pictures == {tuple(image) for image in images[labels < 2].reshape(-1, 6).tolist()}
 
 
 # Time series
