@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import struct
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_estimators.image_sets import load, parse_idx
+from mi_estimators.image_sets import load
+from mi_estimators.image_sets.files import parse_idx
 from mi_estimators.ssl.data import Batches, derived_seed
 
 pytest.importorskip("sklearn")
@@ -118,7 +120,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
     write_set(tmp_path)
     (tmp_path / f"{NAMES[1]}.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"data_dir: mnist needs {NAMES[1]}.gz .*{tmp_path}") as caught:
+    with pytest.raises(FileNotFoundError, match=rf"data_dir: mnist needs {NAMES[1]} .*{tmp_path}") as caught:
         load("mnist", tmp_path)
     assert str(tmp_path / "mnist") in str(caught.value)
 
@@ -126,7 +128,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
 @pytest.mark.parametrize(
     ("name", "folder", "words"),
     [
-        ("minst", None, "data: want one of digits, fashion-mnist, mnist; got 'minst' .did you mean 'mnist'"),
+        ("minst", None, "data: want one of .*, digits, fashion-mnist, mnist; got 'minst' .did you mean 'mnist'"),
         ("mnist", None, "data_dir: mnist needs the folder"),
         ("digits", "somewhere", "data_dir: digits comes with scikit-learn"),
     ],
@@ -187,3 +189,60 @@ def test_the_official_files(name):
     data = load(name, os.environ["MI_ESTIMATORS_DATA"])
     assert (len(data.train), len(data.test), data.shape) == (60000, 10000, (1, 28, 28))
     assert torch.bincount(data.test.labels).shape == (10,)
+
+
+def write_cifar(folder: Path, name: str, *, pack: Callable[[bytes], bytes], suffix: str) -> dict[str, list[np.ndarray]]:
+    """A small set in the official layout; images and labels by split."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    ten = name == "cifar-10"
+    stems = {"train": ["train"], "test": ["test"]}
+    if ten:
+        stems = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    held: dict[str, list] = {}
+    for split, files in stems.items():
+        for stem in files:
+            images, fine = rng.integers(0, 256, (4, 3, 32, 32)), rng.integers(0, 10 if ten else 100, 4)
+            coarse = b"" if ten else b"\x13"
+            records = [coarse + bytes([y]) + x.astype(np.uint8).tobytes() for x, y in zip(images, fine, strict=True)]
+            (folder / f"{stem}.bin{suffix}").write_bytes(pack(b"".join(records)))
+            held.setdefault(split, []).append((images, fine))
+    return {split: [np.concatenate(arrays) for arrays in zip(*parts, strict=True)] for split, parts in held.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "pack", "suffix"),
+    [
+        ("cifar-10", "", bytes, ""),
+        ("cifar-10", "cifar-10", lzma.compress, ".xz"),
+        ("cifar-100", "cifar-100-binary", gzip.compress, ".gz"),
+    ],
+)
+def test_cifar_is_read_from_its_binary_version(tmp_path, name, inner, pack, suffix):
+    arrays = write_cifar(tmp_path / inner, name, pack=pack, suffix=suffix)
+    data = load(name, tmp_path)
+    assert data.shape == (3, 32, 32)
+    for split, (images, labels) in arrays.items():
+        np.testing.assert_array_equal(getattr(data, split).images.numpy(), images)
+        np.testing.assert_array_equal(getattr(data, split).labels.numpy(), labels)
+
+
+def test_damaged_cifar_files_are_named(tmp_path):
+    write_cifar(tmp_path, "cifar-10", pack=lzma.compress, suffix=".xz")
+    third = tmp_path / "data_batch_3.bin.xz"
+    whole = third.read_bytes()
+    third.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match=r"data_batch_3\.bin\.xz is truncated"):
+        load("cifar-10", tmp_path)
+    third.write_bytes(b"not packed at all")
+    with pytest.raises(ValueError, match=r"data_batch_3\.bin\.xz is not a sound xz file"):
+        load("cifar-10", tmp_path)
+    third.write_bytes(lzma.compress(lzma.decompress(whole)[:-1]))
+    with pytest.raises(ValueError, match=r"12291 bytes, want a multiple of 3073"):
+        load("cifar-10", tmp_path)
+    third.write_bytes(lzma.compress(b"\x0c" + lzma.decompress(whole)[1:]))
+    with pytest.raises(ValueError, match="holds the label 12, want 0 to 9"):
+        load("cifar-10", tmp_path)
+    third.unlink()
+    with pytest.raises(FileNotFoundError, match=r"cifar-10 needs data_batch_3\.bin \(plain, \.gz or \.xz\)"):
+        load("cifar-10", tmp_path)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mi_estimators._extras import require
 
 Views = tuple[Tensor, Tensor]
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
 
 
 class ViewMaker(Protocol):
@@ -32,36 +34,45 @@ class ViewMaker(Protocol):
         """The view whose representation, or whose pixels, the probe classifies."""
         ...
 
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise ValueError where images of this shape have no such views."""
-        ...
 
+def _augmentation(shape: Shape) -> nn.Module:
+    """A random change of images, drawn anew for each, of grey ones or of colour ones.
 
-def _augmentation() -> nn.Module:
-    """A random change of small grey images, drawn anew for each: geometry, contrast, noise, a small erased box.
+    *Grey*: geometry, contrast, noise, a small erased box. Rotation, shift, scale and shear leave a digit a digit. No
+    flips and no crops: both change what an image of 8 x 8 pixels shows.
 
-    Rotation, shift, scale and shear leave a digit a digit. No flips and no crops: both change what an image of 8 x 8
-    pixels shows.
+    *Colour*: SimCLR's for CIFAR-10 (Chen et al. 2020, app. B.9): a resized crop, a flip, jitter of colours, and colour
+    dropped in a fifth of the images.
     """
     augmentation = require("kornia.augmentation", "train")
-    return nn.Sequential(
-        augmentation.RandomAffine(degrees=15.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-8.0, 8.0), p=1.0),
-        augmentation.RandomContrast(contrast=(0.7, 1.3), p=0.8),
-        augmentation.RandomGaussianNoise(std=0.05, p=0.5),
-        augmentation.RandomErasing(scale=(0.02, 0.15), ratio=(0.5, 2.0), p=0.5),
-    )
+    channels, height, width = shape
+    if channels == 1:
+        return nn.Sequential(
+            augmentation.RandomAffine(degrees=15.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-8.0, 8.0), p=1.0),
+            augmentation.RandomContrast(contrast=(0.7, 1.3), p=0.8),
+            augmentation.RandomGaussianNoise(std=0.05, p=0.5),
+            augmentation.RandomErasing(scale=(0.02, 0.15), ratio=(0.5, 2.0), p=0.5),
+        )
+    if channels == 3:
+        return nn.Sequential(
+            augmentation.RandomResizedCrop((height, width), scale=(0.2, 1.0)),
+            augmentation.RandomHorizontalFlip(),
+            augmentation.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+            augmentation.RandomGrayscale(p=0.2),
+        )
+    raise ValueError(f"data: augmentations are for images of 1 or 3 channels, got {channels}")
 
 
 class TwoAugmentations:
     """Two independent random augmentations of the whole image; the probe reads the image as it is.
 
     Shape:
-        - images: ``[N, 1, H, W]`` in ``[0, 1]``.
-        - output: two views, each ``[N, 1, H, W]``.
+        - images: ``[N, C, H, W]`` in ``[0, 1]``, C 1 or 3.
+        - output: two views, each ``[N, C, H, W]``.
     """
 
-    def __init__(self) -> None:
-        self.augment = _augmentation()
+    def __init__(self, shape: Shape) -> None:
+        self.augment = _augmentation(shape)
 
     def __call__(self, images: Tensor) -> Views:
         """Augment both views in one pass over the doubled batch."""
@@ -76,24 +87,25 @@ class TwoAugmentations:
         """The image itself."""
         return images
 
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Any image will do."""
-
 
 class Halves:
     """The top and the bottom half of an image (Tschannen et al. 2020, sec. 3); the probe reads the top half.
 
     Args:
+        shape: of an image; ValueError where its height is odd.
         augmented: augment each half independently of the other. That adds nothing that the halves share, so their
             information can only fall; on a small set it keeps the encoders from learning the images by heart.
 
     Shape:
-        - images: ``[N, 1, H, W]`` with H even.
-        - output: two views, each ``[N, 1, H / 2, W]``.
+        - images: ``[N, C, H, W]`` with H even.
+        - output: two views, each ``[N, C, H / 2, W]``.
     """
 
-    def __init__(self, *, augmented: bool = False) -> None:
-        self.augment = _augmentation() if augmented else nn.Identity()
+    def __init__(self, shape: Shape, *, augmented: bool = False) -> None:
+        channels, height, width = shape
+        if height % 2:
+            raise ValueError(f"data: halves need images of even height, got {height} x {width} pixels")
+        self.augment = _augmentation((channels, height // 2, width)) if augmented else nn.Identity()
 
     def __call__(self, images: Tensor) -> Views:
         """Cut at half the height, then augment if asked to."""
@@ -109,14 +121,42 @@ class Halves:
         """The top half."""
         return self.held_out(images)[0]
 
-    def check(self, shape: tuple[int, int, int]) -> None:
-        """Raise ValueError for an odd height."""
-        if shape[1] % 2:
-            raise ValueError(f"data: halves need images of even height, got {shape[1]} x {shape[2]} pixels")
+
+class LumaChroma:
+    """Brightness and colour of an augmented colour image: CMC's two modalities; the probe reads the brightness.
+
+    Y and (Cb, Cr) of the YCbCr colours, one of the two splits of Tian et al. (2020), sec. 4.
+
+    Args:
+        shape: of an image; ValueError where it has not 3 channels.
+
+    Shape:
+        - images: ``[N, 3, H, W]`` in ``[0, 1]``.
+        - output: ``[N, 1, H, W]`` and ``[N, 2, H, W]``.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        if shape[0] != 3:
+            raise ValueError(f"data: luma and chroma need images of 3 channels, got {shape[0]}")
+        self.augment = _augmentation(shape)
+
+    def __call__(self, images: Tensor) -> Views:
+        """Augment the image, then split it: the two views show the same crop."""
+        return self.held_out(self.augment(images))
+
+    def held_out(self, images: Tensor) -> Views:
+        """The split of the plain image."""
+        split = require("kornia.color", "train").rgb_to_ycbcr(images)
+        return split[:, :1], split[:, 1:]
+
+    def anchor(self, images: Tensor) -> Tensor:
+        """The brightness."""
+        return self.held_out(images)[0]
 
 
-VIEWS: dict[str, Callable[[], ViewMaker]] = {
+VIEWS: dict[str, Callable[[Shape], ViewMaker]] = {
     "augment": TwoAugmentations,
     "halves": Halves,
     "augmented-halves": functools.partial(Halves, augmented=True),
+    "luma-chroma": LumaChroma,
 }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Shape = tuple[int, int, int]
+from mi_estimators.ssl.augment import Shape
 
 
 def shape_of(images: Tensor) -> Shape:

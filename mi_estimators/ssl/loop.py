@@ -69,7 +69,7 @@ class TrainConfig:
     method: str
     out: str = _option("", "folder of the run")
     data: str = _option("digits", f"image set: {', '.join(DATASETS)}")
-    data_dir: str | None = _option(None, "folder of the official IDX files, .gz or plain")
+    data_dir: str | None = _option(None, "folder of the official files, packed or plain")
     view: str | None = _option(None, f"how an image becomes a pair: {', '.join(VIEWS)}")
     encoder: str = _option("mlp", f"encoder: {', '.join(ENCODERS)}")
     steps: int | None = _option(None, "optimizer steps")
@@ -228,8 +228,7 @@ class _Run:
         self.config, self.steps, self.batch_size = config, config.steps, config.batch_size
         self.folder = Path(config.out)
         self.digest = data.digest
-        self.view: ViewMaker = VIEWS[config.view]()
-        self.view.check(data.shape)
+        self.view: ViewMaker = VIEWS[config.view](data.shape)
         self.batches = Batches(len(data.train), config.batch_size, config.seed)
 
         fabric = require("lightning_fabric", "train")

@@ -1,4 +1,4 @@
-"""Image sets: bundled digits, and the official IDX files of MNIST and Fashion-MNIST.
+"""Image sets: bundled digits, and the official files of MNIST, Fashion-MNIST and CIFAR.
 
 Nothing is downloaded. A file that is missing, truncated or corrupt raises an error that names the argument and the
 file, before a run writes anything.
@@ -6,11 +6,7 @@ file, before a run writes anything.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import math
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +17,7 @@ from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators._extras import require
+from mi_estimators.image_sets.files import find, parse_cifar, parse_idx, read
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Split:
     """Images as stored, with labels.
 
     Attributes:
-        images: uint8, ``[N, 1, H, W]``.
+        images: uint8, ``[N, C, H, W]``.
         labels: int64, ``[N]``.
         scale: the stored value that stands for white; pixels are ``images / scale``, in ``[0, 1]``.
     """
@@ -69,9 +66,10 @@ def load(name: str, data_dir: str | Path | None = None) -> ImageSet:
     """Load an image set by its name in :data:`DATASETS`.
 
     Args:
-        name: ``"digits"`` (bundled with scikit-learn), ``"mnist"`` or ``"fashion-mnist"``.
-        data_dir: folder of the official IDX files, gzipped or plain, or a folder that holds them in ``NAME/``; not
-            used by ``"digits"``.
+        name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"fashion-mnist"``, ``"cifar-10"`` or
+            ``"cifar-100"``.
+        data_dir: folder of the official files (IDX; of CIFAR the binary version), packed by gzip or xz or plain, or a
+            folder that holds them in ``NAME/`` or as the archive unpacks; not used by ``"digits"``.
 
     Raises:
         ValueError: unknown name, ``data_dir`` missing or not wanted, or a damaged file.
@@ -106,13 +104,19 @@ def _digits(name: str, data_dir: Path | None) -> ImageSet:
     )
 
 
-def _idx_set(name: str, data_dir: Path | None) -> ImageSet:
-    """MNIST's layout: four IDX files, images with magic 2051 and labels with magic 2049."""
+def _folder(name: str, data_dir: Path | None, files: str) -> Path:
     if data_dir is None:
-        raise ValueError(f"data_dir: {name} needs the folder of its official IDX files, e.g. {_FILES[0]}.gz")
+        raise ValueError(f"data_dir: {name} needs the folder of its official {files}")
     if not data_dir.is_dir():
         raise FileNotFoundError(f"data_dir: no folder {str(data_dir)!r}")
-    payloads = [_read(_find(name, data_dir, stem)) for stem in _FILES]
+    return data_dir
+
+
+def _idx_set(name: str, data_dir: Path | None) -> ImageSet:
+    """MNIST's layout: four IDX files, images with magic 2051 and labels with magic 2049."""
+    folder = _folder(name, data_dir, f"IDX files, e.g. {_FILES[0]}.gz")
+    paths = [find(name, folder, stem) for stem in _FILES]
+    payloads = [(path, read(path)) for path in paths]
     splits = []
     for (images_path, images), (labels_path, labels) in (payloads[:2], payloads[2:]):
         for other, checksums in _OFFICIAL.items():
@@ -150,65 +154,34 @@ _OFFICIAL = {
 }
 
 
-def _find(name: str, data_dir: Path, stem: str) -> Path:
-    folders = (data_dir, data_dir / name)
-    for folder in folders:
-        for path in (folder / f"{stem}.gz", folder / stem):
-            if path.is_file():
-                return path
-    raise FileNotFoundError(
-        f"data_dir: {name} needs {stem}.gz (or {stem}), which is in neither {folders[0]} nor {folders[1]}"
-    )
+def _cifar_set(name: str, data_dir: Path | None) -> ImageSet:
+    """The binary version of CIFAR-10, or of CIFAR-100 with its fine labels."""
+    train, test, labels, classes, inner = _CIFAR[name]
+    folder = _folder(name, data_dir, f"binary version, e.g. {train[0]}")
+    splits = []
+    for stems in (train, test):
+        paths = [find(name, folder, stem, inner) for stem in stems]
+        parts = [parse_cifar(read(path), path, labels=labels) for path in paths]
+        for path, (_, found) in zip(paths, parts, strict=True):
+            if found.max() >= classes:
+                raise ValueError(f"data_dir: {path} holds the label {found.max()}, want 0 to {classes - 1}")
+        images, targets = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+        splits.append(Split(images, targets, 255.0))
+    return _image_set(name, *splits)
 
 
-def _read(path: Path) -> tuple[Path, bytes]:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                return path, file.read()
-        return path, path.read_bytes()
-    except EOFError as error:
-        raise ValueError(f"data_dir: {path} is truncated: its gzip stream ends early") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"data_dir: {path} is not a sound gzip file: {error}") from error
-
-
-def parse_idx(payload: bytes, path: Path, *, ndim: int) -> np.ndarray:
-    """Parse unpacked IDX bytes of unsigned 8-bit values.
-
-    Args:
-        payload: big-endian header (magic ``0x0800 + ndim``, then one 32-bit size per dimension) and the values.
-        path: the file, for error messages.
-        ndim: number of dimensions wanted: 3 for images, 1 for labels.
-
-    Returns:
-        A writable uint8 array.
-
-    Raises:
-        ValueError: wrong magic, a size of zero, or fewer or more bytes than the header announces.
-    """
-    header = 4 + 4 * ndim
-    if len(payload) < header:
-        raise ValueError(f"data_dir: {path} is truncated: {len(payload)} bytes, its header alone takes {header}")
-    magic, *sizes = struct.unpack(f">{ndim + 1}I", payload[:header])
-    if magic != 0x0800 + ndim:
-        raise ValueError(
-            f"data_dir: {path} starts with magic {magic:#010x}, want {0x0800 + ndim:#010x} (IDX, uint8, "
-            f"{ndim} dimension{'s' if ndim > 1 else ''})"
-        )
-    if 0 in sizes:
-        raise ValueError(f"data_dir: {path} announces an empty array of shape {tuple(sizes)}")
-    if len(payload) - header != math.prod(sizes):
-        word = "truncated" if len(payload) - header < math.prod(sizes) else "too long"
-        raise ValueError(
-            f"data_dir: {path} is {word}: {len(payload) - header} bytes of data, its header announces "
-            f"{math.prod(sizes)} for shape {tuple(sizes)}"
-        )
-    return np.frombuffer(payload, dtype=np.uint8, offset=header).reshape(sizes).copy()
-
+# Training files, test files, bytes of labels a record, classes, and the folder that the official archive unpacks to.
+_CIFAR = {
+    "cifar-10": (
+        tuple(f"data_batch_{part}.bin" for part in range(1, 6)), ("test_batch.bin",), 1, 10, "cifar-10-batches-bin",
+    ),
+    "cifar-100": (("train.bin",), ("test.bin",), 2, 100, "cifar-100-binary"),
+}  # fmt: skip
 
 DATASETS: dict[str, Callable[[str, Path | None], ImageSet]] = {
     "digits": _digits,
     "mnist": _idx_set,
     "fashion-mnist": _idx_set,
+    "cifar-10": _cifar_set,
+    "cifar-100": _cifar_set,
 }
