@@ -130,7 +130,7 @@ def test_smile_takes_its_clip_and_tuba_its_constant_baseline():
 def test_baselines():
     y = batch()[1]
     gaussian = BASELINES["gaussian"](DY).double()
-    torch.testing.assert_close(gaussian(y), 0.5 * (DY - y.square().sum(1)))
+    torch.testing.assert_close(gaussian(y), 0.5 * (DY - y.square().sum(1)) / (1 + DY), rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         gaussian.mean += torch.tensor([1.0, -2.0])
         gaussian.log_std += torch.tensor([0.3, -0.4])
@@ -138,6 +138,8 @@ def test_baselines():
     difference = gaussian(y) - expected  # a Gaussian density times a constant
     torch.testing.assert_close(difference, difference[:1].expand(K))
     assert BASELINES["constant"](DY)(y).tolist() == [0.0] * K
+    wide = torch.randn(20_000, 30, generator=torch.Generator().manual_seed(0))
+    assert 1 <= (-BASELINES["gaussian"](30)(wide)).exp().mean().item() <= math.exp(0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- MINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -44,14 +45,15 @@ class Learned(nn.Module):
 class Gaussian(nn.Module):
     r"""``log a(y)``: a learned constant plus the exponent of a Gaussian with learned mean and deviations.
 
-    Starts at :math:`\frac12 (d - |y|^2)`, near 0 for standardised y, so that a fresh critic's exponentials are near 1.
+    Starts nearly flat, with variances 1 + d: for standardised y the mean of 1/a, and so of a fresh critic's
+    exponentials, is then close to 1. Started at a standard normal it would be infinite.
     """
 
     def __init__(self, dim_y: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(dim_y))
-        self.log_std = nn.Parameter(torch.zeros(dim_y))
-        self.constant = nn.Parameter(torch.tensor(0.5 * dim_y))
+        self.log_std = nn.Parameter(torch.full((dim_y,), 0.5 * math.log(1 + dim_y)))
+        self.constant = nn.Parameter(torch.tensor(0.5 * dim_y / (1 + dim_y)))
 
     def forward(self, y: Tensor) -> Tensor:
         """``[K, dim_y] -> [K]``."""
