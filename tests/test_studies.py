@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import publish
-from benchmarks.studies import cells, entropy_peers, entropy_table, er_study
+from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, trainers
 from benchmarks.studies.distributions import DISTRIBUTIONS
 from benchmarks.studies.entropy_peers import loo_entropy
 
@@ -193,3 +193,30 @@ def test_a_run_of_the_er_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     publish.main([str(out), str(page)])
     assert page.read_text().count("old") == 1
     assert f"| loo | {document['mean']['loo']:.4f} |" in page.read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- trainers
+
+
+def test_a_run_of_the_trainers_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    whole = trainers.variants()
+    assert {"simclr-native", "simclr-er", "mi-max-native", trainers.UNCENTRED} <= set(whole)
+    monkeypatch.setattr(
+        trainers, "variants", lambda: {name: whole[name] for name in ("simsiam-native", "mi-max-native")}
+    )
+    threads, out = torch.get_num_threads(), tmp_path / "trainers.json"
+    arguments = ["--steps", "2", "--seeds", "1", "--threads", "1", "--folder", str(tmp_path), "--out", str(out)]
+    try:
+        assert trainers.main([*arguments, "--only", "simsiam"]) == 0
+        assert not out.exists()  # a part of the table is no table
+        assert trainers.main(arguments) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows) == ["simsiam-native", "mi-max-native"]
+    row = rows["mi-max-native"]
+    assert row["gain"]["before"] == pytest.approx(row["mean"] - json.loads(
+        (tmp_path / "mi-max-native-2-s0.json").read_text())["probe"]["before"])  # fmt: skip
+    assert row["met"] is (min(row["gain"].values()) > 0)
+    assert out.with_suffix(".png").stat().st_size > 0
+    assert "| `simsiam-native` |" in capsys.readouterr().out
