@@ -8,14 +8,15 @@ gradients of the scores alone; the weights of the output layer, which would mult
 the small factor of each product instead.
 
 In ``bfloat16`` the two large factors of every product are rounded to 8 bits of mantissa and the sums are taken in
-float32, which CPUs with AMX do several times faster. Parameters, their gradients, the first and the last layer, scores
-and the bound stay float32.
+float32, which CPUs with AMX do several times faster. Parameters, the sums of their gradients over a batch's blocks, the
+first and the last layer, scores and the bound stay float32.
 
 :class:`SeparableStack` trains several separable critics together: one batched product for each layer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -25,22 +26,25 @@ from torch.autograd.function import once_differentiable
 
 from mi_estimators.critics import Concatenated, Separable
 
+BLOCK = 4096
+"""Pairs that pass through all layers together, so that memory and its traffic are those of a part of a large batch."""
+
 
 class Workspace:
-    """Buffers used again from step to step, by shape and dtype. What a pass takes it has to give back."""
+    """Buffers used again from step to step, by size and dtype. What a pass takes it has to give back."""
 
     def __init__(self) -> None:
-        self._free: dict[tuple[tuple[int, ...], torch.dtype, torch.device], list[Tensor]] = {}
+        self._free: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """A buffer that nobody else holds."""
-        free = self._free.get((shape, dtype, device))
-        return free.pop() if free else torch.empty(shape, dtype=dtype, device=device)
+        free = self._free.get((math.prod(shape), dtype, device))
+        return free.pop().view(shape) if free else torch.empty(shape, dtype=dtype, device=device)
 
     def give(self, *buffers: Tensor) -> None:
         """Let others have them."""
         for buffer in buffers:
-            self._free.setdefault((tuple(buffer.shape), buffer.dtype, buffer.device), []).append(buffer)
+            self._free.setdefault((buffer.numel(), buffer.dtype, buffer.device), []).append(buffer)
 
 
 class _PairMLP(torch.autograd.Function):
@@ -55,53 +59,81 @@ class _PairMLP(torch.autograd.Function):
         from_y: Tensor,
         *layers: Tensor,
     ) -> Tensor:
-        n, m = len(from_x), len(from_y)
+        m = len(from_y)
         *hidden, weight, bias = layers
         casts = [value.to(dtype) for value in hidden]
-        first = workspace.take((n, m, from_x.shape[1]), dtype, from_x.device)
-        torch.add(from_x.to(dtype).unsqueeze(1), from_y.to(dtype), out=first).relu_()
-        activations = [first.view(n * m, -1)]
-        for w, b in zip(casts[::2], casts[1::2], strict=True):
-            out = workspace.take((n * m, len(b)), dtype, from_x.device)
-            torch.addmm(b, activations[-1], w.T, out=out).relu_()
-            activations.append(out)
-        last = _widened(activations[-1], from_x.dtype, workspace)
-        scores = torch.addmv(bias, last, weight[0]).view(n, m)
-        ctx.workspace, ctx.size, ctx.dtype, ctx.activations, ctx.last = workspace, (n, m), dtype, activations, last
+        scores, blocks = [], []
+        for rows in from_x.split(max(1, BLOCK // m)):
+            pairs = (len(rows), m, from_x.shape[1])
+            first = workspace.take(pairs, from_x.dtype, from_x.device)
+            torch.add(rows.unsqueeze(1), from_y, out=first)
+            activations = [_narrowed(first.view(-1, pairs[2]), dtype, workspace).relu_()]
+            for w, b in zip(casts[::2], casts[1::2], strict=True):
+                out = workspace.take((len(rows) * m, len(b)), dtype, from_x.device)
+                activations.append(torch.addmm(b, activations[-1], w.T, out=out).relu_())
+            last = _widened(activations[-1], from_x.dtype, workspace)
+            scores.append(torch.addmv(bias, last, weight[0]).view(-1, m))
+            if last is not activations[-1]:
+                workspace.give(last)
+            blocks.append(activations)
+        ctx.workspace, ctx.dtype, ctx.blocks = workspace, dtype, blocks
         ctx.save_for_backward(*layers)
-        return scores
+        return torch.cat(scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.activations is None:
+        if ctx.blocks is None:
             raise RuntimeError("backward: the buffers of this forward pass were given back by its first backward")
-        n, m = ctx.size
-        workspace, activations = ctx.workspace, ctx.activations
+        workspace, dtype, blocks = ctx.workspace, ctx.dtype, ctx.blocks
+        ctx.blocks = None
         *hidden, weight, _ = ctx.saved_tensors
-        flat = gradient.reshape(n * m)
-        grads: list[Tensor] = [flat.sum().view(1), (flat @ ctx.last).unsqueeze(0)]  # from the last to the first
-        if ctx.last is not activations[-1]:
-            workspace.give(ctx.last)
-        scale = weight[0]  # of the columns of d, not yet multiplied in
-        d = workspace.take(tuple(activations[-1].shape), ctx.dtype, gradient.device)
-        _masked(flat.to(ctx.dtype).unsqueeze(1).expand_as(d), activations[-1], d)
-        workspace.give(activations[-1])
-        for index in range(len(activations) - 2, -1, -1):
-            w, below = hidden[2 * index], activations[index]
-            grads.append(d.sum(0).to(scale.dtype) * scale)
-            grads.append((d.T @ below).to(scale.dtype) * scale.unsqueeze(1))
-            into = workspace.take(tuple(below.shape), ctx.dtype, gradient.device)
-            torch.mm(d, (w * scale.unsqueeze(1)).to(ctx.dtype), out=into)
-            _masked(into, below, into)
-            workspace.give(d, below)
-            d, scale = into, torch.ones((), dtype=scale.dtype, device=scale.device).expand(into.shape[1])
-        pairs = d.view(n, m, -1)
-        d_x = pairs.sum(1).to(scale.dtype) * scale
-        d_y = pairs.sum(0).to(scale.dtype) * scale
-        workspace.give(pairs)
-        ctx.activations = ctx.last = None
-        return None, None, d_x, d_y, *reversed(grads)
+        grads = [torch.zeros_like(value) for value in (*hidden, weight)]
+        m, scale = gradient.shape[1], weight[0]
+        # Of a hidden layer that feeds the output layer, the columns of d are multiplied by its weights: here, once.
+        scaled = [w.to(dtype) for w in hidden[::2]]
+        if scaled:
+            scaled[-1] = (hidden[-2] * scale.unsqueeze(1)).to(dtype)
+        d_x, d_y = [], torch.zeros(m, blocks[0][0].shape[1], dtype=gradient.dtype, device=gradient.device)
+        for activations, rows in zip(blocks, gradient.split(max(1, BLOCK // m)), strict=True):
+            flat = rows.reshape(-1)
+            narrow = flat.to(dtype)
+            grads[-1][0] += torch.mv(activations[-1].T, narrow)
+            d = workspace.take(tuple(activations[-1].shape), dtype, gradient.device)
+            _masked(narrow.unsqueeze(1).expand_as(d), activations[-1], d)
+            workspace.give(activations[-1])
+            for index in range(len(activations) - 2, -1, -1):
+                below = activations[index]
+                grads[2 * index + 1] += d.sum(0)
+                if dtype == gradient.dtype:
+                    grads[2 * index].addmm_(d.T, below)
+                else:
+                    grads[2 * index] += d.T @ below
+                into = workspace.take(tuple(below.shape), dtype, gradient.device)
+                torch.mm(d, scaled[index], out=into)
+                _masked(into, below, into)
+                workspace.give(d, below)
+                d = into
+            pairs = d.view(-1, m, d.shape[1])
+            d_x.append(pairs.sum(1))
+            d_y += pairs.sum(0)
+            workspace.give(d)
+        joined = torch.cat(d_x).to(gradient.dtype)
+        if hidden:
+            grads[-3] *= scale.unsqueeze(1)
+            grads[-2] *= scale
+        else:
+            joined, d_y = joined * scale, d_y * scale
+        return None, None, joined, d_y, *grads, gradient.sum().view(1)
+
+
+def _narrowed(value: Tensor, dtype: torch.dtype, workspace: Workspace) -> Tensor:
+    """The value in another type, its own buffer given back."""
+    if value.dtype == dtype:
+        return value
+    narrow = workspace.take(tuple(value.shape), dtype, value.device).copy_(value)
+    workspace.give(value)
+    return narrow
 
 
 def _widened(value: Tensor, dtype: torch.dtype, workspace: Workspace) -> Tensor:
