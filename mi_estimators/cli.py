@@ -1,4 +1,4 @@
-"""The command ``mi-estimators``: ``info``, ``tightness``, ``train METHOD``, ``demo``.
+"""The command ``mi-estimators``: ``info``, ``estimate``, ``tightness``, ``train METHOD``, ``demo``.
 
 ``info`` needs the core install alone; the other commands need the extra ``[train]``, and say so. Options of ``train``
 and ``tightness`` are read off the configuration classes, so a new method or setting needs no line here.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mi_estimators import _extension
+from mi_estimators.commands.estimate import estimate_command
 from mi_estimators.commands.options import as_command, flag, parameter, plain
 from mi_estimators.commands.tightness import tightness_group
 from mi_estimators.console import print_table, progress_bar
@@ -87,6 +88,7 @@ def build_app() -> typer.Typer:
             "Show versions and which compiled kernels are active.",
         )
     )
+    app.command("estimate")(estimate_command())
     app.add_typer(tightness_group(), name="tightness")
     group = typer.Typer(
         help="Train a method, with a linear probe before and after. Each has its own options: train METHOD --help",

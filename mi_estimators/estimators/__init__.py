@@ -10,6 +10,7 @@ from typing import Any
 
 from mi_estimators.estimators.comparison import Comparison, compare
 from mi_estimators.estimators.estimator import MIEstimator
+from mi_estimators.estimators.figure import plot
 from mi_estimators.estimators.result import MIEstimate, SaturationWarning
 from mi_estimators.estimators.table import ESTIMATORS, Estimator
 
@@ -56,4 +57,5 @@ __all__ = [
     "SaturationWarning",
     "compare",
     "estimate_mi",
+    "plot",
 ]

@@ -143,12 +143,12 @@ def _numpy(value: Variable) -> np.ndarray:
 def collected(source: Any) -> tuple[Variable, Variable]:
     """Both variables of a loader, a dataset or another iterable of batches ``(x, y)``, all of it in memory."""
     wanted = "a DataLoader, a Dataset or another iterable of batches (x, y)"
-    if isinstance(source, Tensor | np.ndarray) or _is_pandas(source) or not isinstance(source, Iterable):
-        raise TypeError(f"y: want the samples paired with x; alone, x must be {wanted}, got {type(source).__name__}")
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         return source.tensors
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
         source = DataLoader(source, batch_size=1024)  # its items are single samples
+    if isinstance(source, Tensor | np.ndarray) or _is_pandas(source) or not isinstance(source, Iterable):
+        raise TypeError(f"y: want the samples paired with x; alone, x must be {wanted}, got {type(source).__name__}")
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     device: torch.device | None = None
     for index, batch in enumerate(source):

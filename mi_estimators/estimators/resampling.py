@@ -16,7 +16,7 @@ INTERVALS = {
     "standard_error": "the expectation of the value over new pairs of the same number, as far as the estimator's own "
     "standard error is right: that of a closed form is asymptotic; that of nearest neighbours takes its terms as "
     "independent, and is short by a third or so; that of a trained critic takes the critic as given, and comes from "
-    "the spread over blocks of held-out pairs",
+    "held-out pairs",
     "seeds": "the mean over all seeds for these very pairs: splits, initial weights and batches, but no new data",
     "bootstrap": "the expectation of the value over new pairs of the same number, from pairs drawn with replacement; "
     "only for estimators that repeated pairs do not spoil",
@@ -110,9 +110,7 @@ def parts(
             ]
         )
     except ValueError as error:
-        raise ValueError(
-            f"n_blocks: {n_blocks} parts of {size} pairs each do not do for the estimator: {error}"
-        ) from error
+        raise ValueError(f"n_blocks: {n_blocks} parts of {size} pairs each are too small: {error}") from error
 
 
 def parts_error(values: np.ndarray) -> tuple[float, float]:
