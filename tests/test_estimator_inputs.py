@@ -98,11 +98,27 @@ def test_pandas_categories():
     frame["a"] = frame["a"].astype("category")
     x, y = paired(frame[["a", "b"]], frame["c"], "mixed")
     assert (x.discrete, y.discrete) == (True, False)
-    assert x.values.tolist() == [[0, 0], [1, 1], [0, 2], [2, 2]]
+    assert x.values.tolist() == [[0, 1], [1, 2], [0, 3], [2, 3]]  # categories from 0, integers as they are
+    assert paired(frame[["a", "b"]], frame["b"], "discrete")[0].values.tolist() == [[0, 0], [1, 1], [0, 2], [2, 2]]
     with pytest.raises(TypeError, match=r"x: want columns of one kind.*'a' category, 'c' float64"):
         paired(frame[["a", "c"]], frame["b"], "mixed")
     with pytest.raises(ValueError, match="x: want no missing values, got 1"):
         paired(frame["a"].where(frame["b"] > 1), frame["b"], "discrete")
+
+
+def test_categories_from_any_source_reach_the_estimators():
+    generator = np.random.default_rng(0)
+    label, noise = generator.integers(3, size=500), generator.standard_normal(500)
+    names = np.array(["low", "mid", "top"])[label]
+    flipped = np.where(generator.random(500) < 0.2, 0, label)
+    expected = estimate_mi(label, flipped, estimator="discrete").value
+    assert expected > 0.3
+    assert estimate_mi(names, torch.as_tensor(flipped), estimator="discrete").value == pytest.approx(expected)
+    assert estimate_mi(names, 2.0 * flipped, estimator="discrete").value == pytest.approx(expected)
+    mixed = estimate_mi(names, 3.0 * label + noise, estimator="mixed").value
+    assert mixed == pytest.approx(estimate_mi(label, 3.0 * label + noise, estimator="mixed").value)
+    assert [e.estimator for e in compare(names, flipped)] == ["discrete"]
+    assert [e.estimator for e in compare(names, 3.0 * label + noise)] == ["mixed", "mixture"]
 
 
 def test_whole_numbers_as_floats_stand_for_categories_where_only_categories_do():

@@ -40,7 +40,7 @@ def test_every_estimator_on_a_correlated_pair(name):
     result = estimate_mi(x, y, estimator=name, **(QUICK if name in BOUNDS else {}))
     # Not CLUB: with the true density its expectation is rho^2 / (1 - rho^2), and the mutual information 0.413.
     assert result.value == pytest.approx(0.75**2 / (1 - 0.75**2) if name == "vclub" else 0.413, abs=0.08)
-    assert 0 < result.std < 0.05
+    assert 0 < result.std < (0.15 if name == "vclub" else 0.05)
     assert result.interval[0] < result.value < result.interval[1]
     assert (result.estimator, result.base, result.n, result.saturated) == (name, "nats", 3000, False)
     assert result.seconds > 0

@@ -162,13 +162,13 @@ class MIEstimator:
         entry = ESTIMATORS[self.estimator]
         a, b = inputs.paired(x, y, entry.kind)
         options = dict(self.options)
-        for name, default in (
+        for name, known in (
             ("device", a.device or b.device),
             ("discrete_x", a.discrete),
             ("discrete_y", b.discrete),
         ):
-            if default is not None and name in self._accepted:
-                options.setdefault(name, default)
+            if known is not None and name in self._accepted:
+                options.setdefault(name, known)
 
         def measure(x: Any, y: Any, seed: int) -> Measurement:
             return entry.method(x, y, seed=seed, **options)

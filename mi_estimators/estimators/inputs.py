@@ -23,7 +23,8 @@ class Samples:
     """Samples of one variable as the methods take them.
 
     Attributes:
-        values: ``[n, d]`` float64; categories as whole numbers from 0.
+        values: ``[n, d]`` float64. Categories are whole numbers from 0; but integers stay what they are for an
+            estimator of mixed variables, which may measure distances between them.
         discrete: whether they are categories.
         device: of the tensor they came from, or None.
     """
@@ -80,7 +81,7 @@ def _from_array(name: str, value: Variable, kind: Kind) -> tuple[np.ndarray, boo
     array = array.reshape(len(array), -1)
     if not discrete:
         return np.asarray(array, dtype=np.float64), kind == "discrete" and _whole(name, array)
-    return np.stack([_codes(name, column) for column in array.T], axis=1), True
+    return np.stack([_codes(name, column, kind) for column in array.T], axis=1), True
 
 
 def _from_pandas(name: str, value: Any, kind: Kind) -> tuple[np.ndarray, bool]:
@@ -92,10 +93,10 @@ def _from_pandas(name: str, value: Any, kind: Kind) -> tuple[np.ndarray, bool]:
         mixture = ", ".join(f"{column.name!r} {column.dtype}" for column in columns)
         raise TypeError(f"{name}: want columns of one kind, all categories or all floating-point, got {mixture}")
     if discrete[0]:
-        codes = np.stack([column.factorize()[0] for column in columns], axis=1)
-        if (codes < 0).any():
-            raise ValueError(f"{name}: want no missing values, got {int((codes < 0).sum())}")
-        return codes.astype(np.float64), True
+        missing = sum(int(column.isna().sum()) for column in columns)
+        if missing:
+            raise ValueError(f"{name}: want no missing values, got {missing}")
+        return np.stack([_codes(name, column.to_numpy(), kind) for column in columns], axis=1), True
     array = np.stack([column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns], axis=1)
     return array, kind == "discrete" and _whole(name, array)
 
@@ -123,13 +124,15 @@ def _whole(name: str, array: np.ndarray) -> bool:
     return True
 
 
-def _codes(name: str, column: np.ndarray) -> np.ndarray:
-    """Categories as whole numbers from 0."""
+def _codes(name: str, column: np.ndarray, kind: Kind) -> np.ndarray:
+    """Categories as whole numbers from 0, in sorted order; integers as they are where distances may count."""
     if column.dtype.kind == "O":
         missing = sum(item is None or item != item for item in column)
         if missing:
             raise ValueError(f"{name}: want no missing values, got {missing}")
         column = column.astype(str)
+    if kind == "mixed" and column.dtype.kind in "iub" and np.abs(column.astype(np.float64)).max() < 2**53:
+        return column.astype(np.float64)
     return np.unique(column, return_inverse=True)[1].astype(np.float64)
 
 
