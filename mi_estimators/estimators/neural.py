@@ -16,6 +16,7 @@ from mi_estimators import _checks
 from mi_estimators.estimators.result import Measurement
 from mi_estimators.estimators.scaling import SCALINGS, scaled
 from mi_estimators.variational import VariationalEstimator, variational
+from mi_estimators.variational.modelled import BarberAgakov
 
 _BLOCKS = 8
 """Number of evaluation blocks from which their spread tells the standard error."""
@@ -133,7 +134,7 @@ def estimate(
         batch_size: pairs per training step.
         evaluation_batch_size: least number of pairs per block of validation and test, or all where there are fewer:
             the K of the reported bound. Its log caps InfoNCE; a larger one lowers the variance of the others, and the
-            bias of DV.
+            bias of DV. BA and ER, whose entropy of y comes from the block, always take all.
         learning_rate: of Adam.
         max_steps: number of training steps if validation goes on improving.
         min_steps: number of training steps before early stopping may act.
@@ -195,6 +196,9 @@ def estimate(
         bound_options=bound_options,
         generator=generator,
     ).to(device)
+    if isinstance(model, BarberAgakov):
+        # Its entropy of y is estimated from the block, and costs memory linear in it.
+        evaluation_batch_size = max(evaluation_batch_size, len(x))
 
     def validate() -> tuple[float, float]:
         value, objective = _evaluate(model, x_valid, y_valid, evaluation_batch_size).mean(dim=0).tolist()
