@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mi_estimators import _checks
-from mi_estimators.bounds.pairs import Factored, as_pairs
+from mi_estimators.bounds.pairs import Factored, as_pairs, score_matrix
 from mi_estimators.bounds.unnormalized import log_baseline_of
 from mi_estimators.contrastive import info_nce
 
@@ -40,9 +40,8 @@ def i_nce(scores: Tensor | Factored) -> Tensor:
     if isinstance(scores, Factored):
         loss = info_nce(scores.u, scores.v, temperature=1.0, symmetric=False, normalize=False)
         return math.log(scores.u.shape[0]) - loss
-    pairs = as_pairs(scores)
-    positives = pairs.positives()
-    return (positives - pairs.map_rows(lambda block, _: block.logsumexp(dim=1))).mean() + math.log(pairs.size)
+    scores = score_matrix(scores)
+    return (scores.diagonal() - scores.logsumexp(dim=1)).mean() + math.log(scores.shape[0])
 
 
 def i_nce_loo(scores: Tensor | Factored) -> Tensor:

@@ -61,7 +61,10 @@ def _at_least_two(name: str, rows: Tensor) -> None:
 class Pairs(ABC):
     """K positives ``s_ii`` and K (K - 1) negatives ``s_ij``."""
 
-    size: int
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """K."""
 
     @property
     @abstractmethod
@@ -77,12 +80,12 @@ class Pairs(ABC):
         """``log sum_{j != i} exp(s_ij + bias_j)``, ``[K]``."""
 
     @abstractmethod
-    def map_rows(self, function: RowFunction) -> Tensor:
-        """What a function gives for each row of scores, ``[K]``."""
-
     def log_mean_exp_negatives(self, bias: Tensor | None = None) -> Tensor:
         """``log mean_{i != j} exp(s_ij + bias_j)``, ``[]``."""
-        return self.negative_lse(bias).logsumexp(dim=0) - math.log(self.size * (self.size - 1))
+
+    @abstractmethod
+    def map_rows(self, function: RowFunction) -> Tensor:
+        """What a function gives for each row of scores, ``[K]``."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class _Dense(Pairs):
     scores: Tensor
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return self.scores.shape[0]
 
     @property
@@ -103,9 +106,15 @@ class _Dense(Pairs):
     def positives(self) -> Tensor:
         return self.scores.diagonal()
 
-    def negative_lse(self, bias: Tensor | None = None) -> Tensor:
+    def _negatives(self, bias: Tensor | None) -> Tensor:
         scores = self.scores if bias is None else self.scores + bias
-        return scores.masked_fill(self._diagonal(), -math.inf).logsumexp(dim=1)
+        return scores.masked_fill(self._diagonal(), -math.inf)
+
+    def negative_lse(self, bias: Tensor | None = None) -> Tensor:
+        return self._negatives(bias).logsumexp(dim=1)
+
+    def log_mean_exp_negatives(self, bias: Tensor | None = None) -> Tensor:
+        return self._negatives(bias).logsumexp(dim=(0, 1)) - math.log(self.size * (self.size - 1))
 
     def map_rows(self, function: RowFunction) -> Tensor:
         return function(self.scores, self._diagonal())
@@ -117,7 +126,7 @@ class _Streamed(Pairs):
     v: Tensor
 
     @property
-    def size(self) -> int:  # type: ignore[override]
+    def size(self) -> int:
         return self.u.shape[0]
 
     @property
@@ -131,6 +140,9 @@ class _Streamed(Pairs):
     def negative_lse(self, bias: Tensor | None = None) -> Tensor:
         with without_autocast(self.u):
             return unchecked_pairwise_lse(self.u, self.v, bias=bias, exclude_diagonal=True)
+
+    def log_mean_exp_negatives(self, bias: Tensor | None = None) -> Tensor:
+        return self.negative_lse(bias).logsumexp(dim=0) - math.log(self.size * (self.size - 1))
 
     def map_rows(self, function: RowFunction) -> Tensor:
         rows = max(1, _BLOCK_ELEMENTS // self.size)
