@@ -1,0 +1,230 @@
+"""The estimators without training against infomeasure and benchmark-mi, and the Gaussian one in 1,000 dimensions.
+
+    python -m benchmarks.studies.nonparametric_mi --bmi-python .venv-bmi/bin/python
+
+Runs in the environment of benchmarks/peers.txt; benchmark-mi needs an older JAX, so it has one of its own
+(benchmarks/peers-bmi.txt) and is called as a program that reads the samples from a file and times itself. Four parts:
+
+1. Agreement: on the same samples the other libraries' KSG and Kozachenko-Leonenko estimates must be ours.
+2. Published values: each is of one draw, so it must lie among ours of several draws, to 0.01.
+3. Time of KSG in 5 + 5 dimensions at 10,000 pairs, contenders in turn; ratios are medians over the rounds of the
+   quotient within a round.
+4. 1,000 + 1,000 dimensions, 20 nats, 10,000 pairs: the plug-in Gaussian estimate and the one without its bias.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.report import MET, print_table
+from benchmarks.run import write_atomically
+from mi_estimators.entropy import knn_entropy
+from mi_estimators.estimators import gaussian, ksg
+from mi_estimators.synthetic import TASKS, correlated_gaussian
+from mi_estimators.synthetic.task import Task
+
+Array = np.ndarray
+Pair = tuple[Array, Array]
+
+N = 10_000
+SEEDS = 5
+PACKAGES = ("infomeasure", "scipy", "numpy")
+
+# Single draws of 10,000 pairs, k = 3, maximum norm.
+PUBLISHED_KSG = ((1, 0.413, 0.426), (1, 2.0, 2.019), (5, 2.0, 1.668))
+# benchmark-mi 0.1.3: k = 10, Euclidean; canonical correlations.
+PUBLISHED_BMI = {
+    "1v1-normal-0.75": (0.417, 0.412),
+    "multinormal-dense-5-5-0.5": (0.567, 0.593),
+    "multinormal-sparse-5-5-2-2.0": (0.741, 1.023),
+}
+# Kozachenko-Leonenko, k = 3, maximum norm, of a standard normal sample.
+PUBLISHED_KL = ((1, 1.4216), (2, 2.8289))
+
+BARS = {"benchmark-mi": 5.0, "infomeasure": 1.0}
+TOLERANCE = 0.01
+
+
+def sample(task: Task, n: int, seed: int) -> Pair:
+    x, y = task.sample(n, seed=seed, dtype=torch.float64)
+    return x.numpy(), y.numpy()
+
+
+def ours(x: Array, y: Array, k: int = 3, metric: str = "max") -> float:
+    return ksg.estimate(x, y, k=k, metric=metric).value
+
+
+def infomeasure_ksg(x: Array, y: Array, k: int = 3) -> float:
+    import infomeasure
+
+    x, y = ((side - side.mean(0)) / side.std(0) for side in (x, y))
+    return float(infomeasure.mutual_information(x, y, approach="ksg", k=k, noise_level=0, base="e"))
+
+
+def bmi_ksg(python: Path, x: Array, y: Array, k: int, metric: str) -> dict[str, float]:
+    """Value and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.npz"
+        np.savez(path, x=x, y=y)
+        command = [str(python), str(Path(__file__).with_name("bmi_worker.py")), str(path), str(k), metric]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+# ----------------------------------------------------------------------------------------------------------- the parts
+
+
+def agreement(python: Path | None, n: int) -> list[dict[str, Any]]:
+    """Largest difference between ours and another library's value on the same samples."""
+    import infomeasure
+
+    lines = []
+    for dim in (1, 5):
+        x, y = sample(correlated_gaussian(dim, 2.0), n, 0)
+        lines.append({"what": f"KSG, {dim}+{dim}, k=3, max", "with": "infomeasure", "ours": ours(x, y),
+                      "theirs": infomeasure_ksg(x, y)})  # fmt: skip
+    for dim in (1, 2, 5):
+        z = sample(correlated_gaussian(dim, 0.0), n, 0)[0]
+        theirs = infomeasure.entropy(z, approach="metric", k=3, noise_level=0, minkowski_p=math.inf, base="e")
+        lines.append({"what": f"KL entropy, {dim}, k=3, max", "with": "infomeasure",
+                      "ours": float(knn_entropy(torch.from_numpy(z))), "theirs": float(theirs)})  # fmt: skip
+    if python is not None:
+        x, y = sample(TASKS["multinormal-sparse-5-5-2-2.0"], min(n, 2000), 0)
+        for metric, name in (("max", "chebyshev"), ("euclidean", "euclidean")):
+            theirs = bmi_ksg(python, x, y, 10, name)["value"]
+            lines.append({"what": f"KSG, 5+5, k=10, {metric}", "with": "benchmark-mi",
+                          "ours": ours(x, y, 10, metric), "theirs": theirs})  # fmt: skip
+    for line in lines:
+        line["met"] = abs(line["ours"] - line["theirs"]) <= 1e-9
+    return lines
+
+
+def published(n: int, seeds: int) -> list[dict[str, Any]]:
+    """Values of one draw elsewhere, and ours of several."""
+    lines = []
+
+    def add(what: str, truth: float, value: float, task: Task, draws: int, estimate: Callable[..., float]) -> None:
+        got = [estimate(*sample(task, n, seed)) for seed in range(draws)]
+        met = min(got) - TOLERANCE <= value <= max(got) + TOLERANCE
+        lines.append({"what": what, "truth": truth, "published": value, "ours": got, "met": met})
+
+    for dim, truth, value in PUBLISHED_KSG:
+        add(f"KSG k=3, {dim}+{dim}", truth, value, correlated_gaussian(dim, truth), seeds, ours)
+    for name, (by_ksg, by_cca) in PUBLISHED_BMI.items():
+        task, truth = TASKS[name], TASKS[name].mutual_information
+        add(f"CCA, {name}", truth, by_cca, task, seeds, lambda x, y: gaussian.estimate(x, y).value)
+        # Compares all pairs: two draws suffice.
+        add(
+            f"KSG k=10, Euclidean, {name}", truth, by_ksg, task, min(seeds, 2), lambda x, y: ours(x, y, 10, "euclidean")
+        )
+    for dim, value in PUBLISHED_KL:
+        truth = dim / 2 * math.log(2 * math.pi * math.e)
+        add(f"KL entropy k=3, {dim}", truth, value, correlated_gaussian(dim, 0.0), seeds,
+            lambda x, _: float(knn_entropy(torch.from_numpy(x))))  # fmt: skip
+    return lines
+
+
+def timing(python: Path | None, n: int, rounds: int, bmi_rounds: int) -> dict[str, Any]:
+    """KSG-1, k = 3, maximum norm, 5 + 5 dimensions, 2 nats, with the threads that torch has; the others have one."""
+    x, y = sample(correlated_gaussian(5, 2.0), n, 0)
+    ours(x[:500], y[:500]), infomeasure_ksg(x[:500], y[:500])
+    seconds: dict[str, list[float]] = {"ours": [], "infomeasure": [], "benchmark-mi": []}
+    ratios: dict[str, list[float]] = {name: [] for name in BARS}
+    for index in range(rounds):
+        for name, call in (("ours", ours), ("infomeasure", infomeasure_ksg)):
+            begun = time.perf_counter()
+            call(x, y)
+            seconds[name].append(time.perf_counter() - begun)
+        ratios["infomeasure"].append(seconds["infomeasure"][-1] / seconds["ours"][-1])
+        if python is not None and index < bmi_rounds:
+            seconds["benchmark-mi"].append(bmi_ksg(python, x, y, 3, "chebyshev")["seconds"])
+            ratios["benchmark-mi"].append(seconds["benchmark-mi"][-1] / seconds["ours"][-1])
+    return {"n": n, "seconds": seconds, "ratios": ratios}
+
+
+def many_dimensions(n: int, dim: int, truth: float, seeds: int) -> list[dict[str, float]]:
+    task = correlated_gaussian(dim, truth)
+    lines = []
+    for seed in range(seeds):
+        x, y = sample(task, n, seed)
+        begun = time.perf_counter()
+        measured = gaussian.estimate(x, y)
+        taken = time.perf_counter() - begun
+        plug_in = gaussian.estimate(x, y, unbiased=False).value if seed == 0 else math.nan
+        lines.append({"seed": seed, "truth": truth, "value": measured.value, "std": measured.std or 0.0,
+                      "plug_in": plug_in, "seconds": taken})  # fmt: skip
+    return lines
+
+
+def report(document: dict[str, Any]) -> None:
+    print_table("On the same samples", ("estimate", "library", "ours", "theirs", "met"), [
+        (line["what"], line["with"], f"{line['ours']:.6f}", f"{line['theirs']:.6f}", MET[line["met"]])
+        for line in document["agreement"]
+    ], left=(0, 1))  # fmt: skip
+    print_table("Published values of one draw", ("estimate", "truth", "published", "ours, each draw", "met"), [
+        (line["what"], f"{line['truth']:.4f}", f"{line['published']:.4f}",
+         " ".join(f"{value:.4f}" for value in line["ours"]), MET[line["met"]])
+        for line in document["published"]
+    ], left=(0, 3))  # fmt: skip
+    timed = document["timing"]
+    print_table(f"KSG, 5+5 dimensions, n = {timed['n']}", ("library", "seconds", "time / ours", "must be", "met"), [
+        (name, f"{statistics.median(values):.3f}",
+         f"{statistics.median(timed['ratios'][name]):.1f}" if name in BARS else "",
+         f">= {BARS[name]:g}" if name in BARS else "", MET[document["bars"].get(name)] if name in BARS else "")
+        for name, values in timed["seconds"].items() if values
+    ])  # fmt: skip
+    print_table("Gaussian, many dimensions", ("seed", "truth", "estimate", "standard error", "plug-in", "seconds"), [
+        (str(line["seed"]), f"{line['truth']:g}", f"{line['value']:.3f}", f"{line['std']:.3f}",
+         "" if math.isnan(line["plug_in"]) else f"{line['plug_in']:.2f}", f"{line['seconds']:.1f}")
+        for line in document["many_dimensions"]
+    ])  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.nonparametric_mi", description=__doc__.split("\n\n")[0]
+    )
+    parser.add_argument("--bmi-python", type=Path, help="Python of the environment of benchmarks/peers-bmi.txt")
+    parser.add_argument("--n", type=int, default=N, help="pairs of a sample")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--rounds", type=int, default=5, help="of the timing")
+    parser.add_argument("--bmi-rounds", type=int, default=3, help="of them with benchmark-mi")
+    parser.add_argument("--dim", type=int, default=1000, help="of the Gaussian in many dimensions")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "nonparametric-mi.json")
+    arguments = parser.parse_args(argv)
+    if arguments.bmi_python is not None and not arguments.bmi_python.exists():
+        parser.error(f"--bmi-python: no file {arguments.bmi_python}")
+    torch.set_num_threads(arguments.threads)
+    python, n = arguments.bmi_python, arguments.n
+    timed = timing(python, n, arguments.rounds, arguments.bmi_rounds)
+    document = {
+        "study": "nonparametric-mi",
+        **provenance(arguments.threads, PACKAGES),
+        "agreement": agreement(python, n),
+        "published": published(n, arguments.seeds),
+        "timing": timed,
+        "bars": {name: statistics.median(timed["ratios"][name]) >= bar if timed["ratios"][name] else None
+                 for name, bar in BARS.items()},
+        "many_dimensions": many_dimensions(n, arguments.dim, 20.0, 3),
+    }  # fmt: skip
+    report(document)
+    write_atomically(arguments.out, json.dumps(document, indent=1) + "\n")
+    print(f"results: {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
