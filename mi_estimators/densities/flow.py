@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mi_estimators.densities.density import LOG_SCALE_LIMIT, ConditionalDensity, Conditioner
+from mi_estimators.densities.gaussian import GaussianMixture
 from mi_estimators.networks import size, soft_clip
 
 _COUPLING_LIMIT = 2.0  # logarithms of scales that depend on y: couplings multiply, and a far point would overflow
 
 
 class AffineFlow(ConditionalDensity):
-    r"""The density of y that an invertible map, given x, turns into a standard normal.
+    r"""The density of y that an invertible map, given x, turns into a mixture of Gaussians given x.
 
     .. math::
-        \log q(y \mid x) = \log N(T_x(y); 0, I) + \log |\det \partial T_x / \partial y|
+        \log q(y \mid x) = \log b(T_x(y) \mid x) + \log |\det \partial T_x / \partial y|
 
     :math:`T_x` shifts and scales every coordinate by amounts that depend on x, and then ``couplings`` times permutes
-    the coordinates and shifts and scales one half of them by amounts that depend on x and the other half. So
-    it holds dependence among the coordinates of y. A single coordinate leaves nothing to couple, and is no more than a
-    Gaussian given x: take a mixture there.
+    the coordinates and shifts and scales one half of them by amounts that depend on x and the other half: it takes care
+    of dependence among the coordinates of y. The base b, a :class:`GaussianMixture`, takes care of several modes, and
+    of a single coordinate, which leaves nothing to couple.
 
     Args:
         dim_x: size of x; 0 for a density of y alone.
         dim_y: size of y.
         couplings: number of couplings; two change every coordinate.
+        components: of the base.
         hidden: sizes of the hidden ReLU layers of each network.
         generator: source of the initial weights and the permutations; None takes PyTorch's global one.
 
@@ -44,6 +45,7 @@ class AffineFlow(ConditionalDensity):
         dim_y: int,
         *,
         couplings: int = 4,
+        components: int = 4,
         hidden: Sequence[int] = (64, 64),
         generator: torch.Generator | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class AffineFlow(ConditionalDensity):
         self.couplings = nn.ModuleList(
             Conditioner(dim_x + dim_y - self.moved, 2 * self.moved, hidden, generator) for _ in range(couplings)
         )
+        self.base = GaussianMixture(dim_x, dim_y, components=components, hidden=hidden, generator=generator)
         # Every other one brings forward what the one before left alone: no coordinate is passed over by bad luck.
         orders = [
             torch.arange(dim_y).roll(dim_y - self.moved) if k % 2 else torch.randperm(dim_y, generator=generator)
@@ -62,7 +65,7 @@ class AffineFlow(ConditionalDensity):
         self.register_buffer("permutations", torch.stack(orders) if orders else torch.empty(0, dim_y, dtype=torch.long))
 
     def transform(self, y: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The normal z that y becomes, and the logarithm of the determinant of its derivative by y.
+        """The point z of the base that y becomes, and the logarithm of the determinant of its derivative by y.
 
         Shape:
             - y: ``[N, dim_y]``; x: ``[N, dim_x]`` or None.
@@ -85,7 +88,7 @@ class AffineFlow(ConditionalDensity):
     def log_prob(self, y: Tensor, x: Tensor | None = None) -> Tensor:
         """``log q(y_i | x_i)``: see :meth:`ConditionalDensity.log_prob`."""
         z, log_det = self.transform(y, x)
-        return log_det - 0.5 * (z.square().sum(dim=1) + self.dim_y * math.log(2 * math.pi))
+        return self.base.log_prob(z, x) + log_det
 
 
 def _affine(y: Tensor, parameters: Tensor, limit: float) -> tuple[Tensor, Tensor]:
