@@ -266,7 +266,7 @@ class ConvSeparable(FactoredCritic):
         ValueError: a shape does not have three sizes, or their product is not the size of the rows.
 
     Source:
-        Tschannen et al. 2020 (arXiv 1907.13625), sec. 3.2: the ConvNet encoder, here with no normalisation.
+        Tschannen et al. 2020 (arXiv 1907.13625), sec. 3: the ConvNet encoder, here with no normalisation.
     """
 
     def __init__(

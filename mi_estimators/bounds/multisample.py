@@ -4,7 +4,7 @@ r"""Bounds that compare each positive with several candidates at once.
 independent of x. In a batch of K independent pairs the other pairs' y's are that. They are not where the pairs of a
 batch share anything: frames of one video, patches of one image, views of one class, a latent drawn once per batch.
 Then neither :func:`i_nce` nor :func:`~mi_estimators.bounds.nwj` bounds the mutual information, from either side
-(Tschannen et al. 2020, arXiv 1907.13625, sec. 4 and fig. 5). Where pairs depend on each other, draw the candidates from
+(Tschannen et al. 2020, arXiv 1907.13625, sec. 4). Where pairs depend on each other, draw the candidates from
 other, independent batches, and give them to :func:`i_nce_with_negatives` or :func:`nwj_with_negatives`.
 """
 
