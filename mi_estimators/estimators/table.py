@@ -127,3 +127,4 @@ ESTIMATORS: dict[str, Estimator] = {
         ),
     )
 }
+"""Every estimator, by name."""
