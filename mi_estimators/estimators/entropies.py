@@ -12,6 +12,7 @@ from mi_estimators.entropy import kde_log_density
 from mi_estimators.estimators.ksg import check_neighbours, check_no_repeats
 from mi_estimators.estimators.neighbours import distances_to, nearest
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import scaled
 
 
 def whitened(name: str, points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -32,6 +33,8 @@ def whitened(name: str, points: np.ndarray) -> tuple[np.ndarray, float]:
         raise ValueError(f"{name}: want more pairs than its {dim} columns, got {n}")
     centred = points - points.mean(axis=0)
     scale = np.linalg.norm(centred, axis=0) / math.sqrt(n)
+    if not scale.min() > 0:
+        raise ValueError(f"{name}: column {int(scale.argmin())} is constant")
     basis, triangle = np.linalg.qr(centred / scale)
     diagonal = np.abs(np.diag(triangle)) / math.sqrt(n)
     if not diagonal.min() > 1e-10:
@@ -46,9 +49,10 @@ def _three_entropies(
     terms = np.zeros(len(x))
     parts = (("x", x, 1), ("y", y, 1), ("x, y", np.concatenate([x, y], axis=1), -1))
     for name, points, sign in parts:
-        coordinates, log_det = whitened(name, points) if whiten else (points / points.std(axis=0), None)
-        if log_det is None:
-            log_det = float(np.log(points.std(axis=0)).sum())
+        if whiten:
+            coordinates, log_det = whitened(name, points)
+        else:  # the scales of x and of y appear once with either sign, and drop out
+            coordinates, log_det = scaled(name, points, np.arange(len(points)), "zscore"), 0.0
         terms += sign * (surprise(coordinates) + log_det)
     return Measurement(float(terms.mean()), std=float(terms.std(ddof=1)) / math.sqrt(len(x)))
 

@@ -10,6 +10,7 @@ from mi_estimators import _checks
 from mi_estimators.estimators import ksg
 from mi_estimators.estimators.entropies import whitened
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import scaled
 
 EMBEDDINGS = ("cca", "pca")
 
@@ -53,11 +54,11 @@ def _canonical(x: np.ndarray, y: np.ndarray, fit: np.ndarray, dim: int | None) -
     return variables
 
 
-def _principal(values: np.ndarray, dim: int) -> np.ndarray:
+def _principal(name: str, values: np.ndarray, dim: int) -> np.ndarray:
     """The leading principal components of the standardised columns."""
-    scaled = (values - values.mean(axis=0)) / values.std(axis=0)
-    axes = np.linalg.eigh(scaled.T @ scaled)[1][:, ::-1]
-    return scaled @ axes[:, :dim]
+    columns = scaled(name, values, np.arange(len(values)), "zscore")
+    axes = np.linalg.eigh(columns.T @ columns)[1][:, ::-1]
+    return columns @ axes[:, :dim]
 
 
 def estimate(
@@ -99,7 +100,7 @@ def estimate(
         if not 1 <= dim <= most:
             raise ValueError(f"dim: want between 1 and the smaller number of columns, {most}, got {dim}")
     if embedding == "pca":
-        return ksg.estimate(*(_principal(side, dim or min(3, most)) for side in (x, y)), k=k)
+        return ksg.estimate(*(_principal(name, side, dim or min(3, most)) for name, side in (("x", x), ("y", y))), k=k)
     if n // 2 <= x.shape[1] + y.shape[1]:  # where correlations of 1 come about by chance
         raise ValueError(
             f"x: want more than twice as many pairs as columns of x and y, {2 * (x.shape[1] + y.shape[1])}, for "

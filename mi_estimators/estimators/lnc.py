@@ -10,6 +10,7 @@ import numpy as np
 from mi_estimators.estimators import ksg
 from mi_estimators.estimators.neighbours import nearest
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import scaled
 
 _TRIALS = 20_000  # neighbourhoods that the threshold is calibrated on
 _FAILURE = 5e-3  # of the threshold: share of evenly filled boxes that are corrected
@@ -98,7 +99,7 @@ def estimate(
     mean, log_alpha = even_boxes(k, dim_x, dim - dim_x)
     if alpha is not None:
         log_alpha = math.log(alpha)
-    x, y = ((side - side.mean(axis=0)) / side.std(axis=0) for side in (x, y))
+    x, y = (scaled(name, side, np.arange(n), "zscore") for name, side in (("x", x), ("y", y)))
     plain = ksg.pointwise(x, y, k, algorithm=2)
     joint = np.concatenate([x, y], axis=1)
     indices = nearest(joint, k)

@@ -10,10 +10,11 @@ from mi_estimators.estimators.discrete import labels
 from mi_estimators.estimators.ksg import check_neighbours
 from mi_estimators.estimators.neighbours import count_within, distances_to, nearest
 from mi_estimators.estimators.result import Measurement
+from mi_estimators.estimators.scaling import scaled
 
 
-def _standardized(values: np.ndarray) -> np.ndarray:
-    return values / values.std(axis=0)
+def _standardized(name: str, values: np.ndarray) -> np.ndarray:
+    return scaled(name, values, np.arange(len(values)), "zscore")
 
 
 def _mean(terms: np.ndarray) -> Measurement:
@@ -61,7 +62,7 @@ def ross(
         wanted = "'discrete'" if discrete_x else "'ksg', or 'mixture' for a variable with atoms"
         kind = "discrete" if discrete_x else "continuous"
         raise ValueError(f"x, y: want one discrete and one continuous variable, got two {kind} ones: see {wanted}")
-    categories, points = (labels(x), _standardized(y)) if discrete_x else (labels(y), _standardized(x))
+    categories, points = (labels(x), _standardized("y", y)) if discrete_x else (labels(y), _standardized("x", x))
     check_neighbours(k, len(points))
     sizes = np.bincount(categories)[categories]
     points, categories, sizes = (array[sizes > 1] for array in (points, categories, sizes))
@@ -114,7 +115,7 @@ def mixture(x: np.ndarray, y: np.ndarray, *, seed: int = 0, k: int = 3) -> Measu
 
     n = len(x)
     check_neighbours(k, n)
-    x, y = _standardized(x), _standardized(y)
+    x, y = _standardized("x", x), _standardized("y", y)
     joint = np.concatenate([x, y], axis=1)
     radius = distances_to(joint, nearest(joint, k))[:, -1]
     equal = [np.bincount(rows)[rows] for rows in (labels(joint), labels(x), labels(y))]
