@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "numpy", "scipy", "lightning-fabric", "kornia", "scikit-learn", "tensorboard", "typer", "rich", "matplotlib",
+    "pandas", "pyarrow",
 )  # fmt: skip
 _EXTRA = 'pip install "mi-estimators[train]"'
 

@@ -21,8 +21,8 @@ from mi_estimators.variational.modelled import BarberAgakov
 _BLOCKS = 8
 """Number of evaluation blocks from which their spread tells the standard error."""
 
-_GROUPS = 10
-"""Parts of a block that a jackknife leaves out in turn."""
+_VALUES = 20
+"""Values of a jackknife over all blocks together, and so about its degrees of freedom."""
 
 
 def _positive_integers(**values: int) -> None:
@@ -56,12 +56,12 @@ def _error(model: VariationalEstimator, x: Tensor, y: Tensor, batch_size: int, v
     """Standard error of the mean of a bound over blocks, and its degrees of freedom.
 
     From the spread of the blocks' values where there are enough of them, else from those within each block of the value
-    without a tenth of its pairs (delete-a-group jackknife: Efron and Tibshirani 1993, ch. 11).
+    without a part of its pairs (delete-a-group jackknife: Efron and Tibshirani 1993, ch. 11).
     """
     count, size = _blocks(len(x), batch_size)
     if count >= _BLOCKS:
         return float(values.std()) / math.sqrt(count), count - 1
-    groups = min(_GROUPS, size)
+    groups = min(size, max(4, _VALUES // count))
     variance = 0.0
     for start in range(0, count * size, size):
         rows = torch.arange(start, start + size, device=x.device)
