@@ -14,6 +14,7 @@ Environment:
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import platform
@@ -62,6 +63,17 @@ class Torch:
     def definitions(self) -> list[str]:
         # The version is part of every binding's command line, so that another torch means another compilation.
         return [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f'-DMI_TORCH_VERSION="{self.version}"']
+
+
+def schema_flags() -> list[str]:
+    """The schemas of the operators, as mi_estimators/ops defines them: the library says which ones it was built for."""
+    found = []
+    for path in sorted((ROOT / "mi_estimators" / "ops").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "define":
+                found.append(str(ast.literal_eval(node.args[0])))
+    text = "; ".join(found)
+    return [f'-DMI_SCHEMAS="{text}"']
 
 
 def find_torch() -> Torch | None:
@@ -236,7 +248,7 @@ class NativeBuild(build_ext):
 
         ninja = Ninja(folder)
         ninja.rule("cxx", f"{cxx} {quote(COMMON_FLAGS)} $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
-        objects = []
+        objects = [ninja.build("schemas.o", "cxx", [CSRC / "schemas.cpp"], flags=quote(schema_flags()))]
         for source in sorted([CSRC / "module.cpp", *CSRC.glob("common/cpu/*.cpp"), *CSRC.glob("ops/*/bind_cpu.cpp")]):
             flags = binding + (definitions if source.name == "module.cpp" else [])
             name = "_".join(source.relative_to(CSRC).with_suffix(".o").parts)
@@ -278,6 +290,7 @@ class NativeBuild(build_ext):
             "nvcc", f"{cuda / 'bin' / 'nvcc'} -ccbin {cxx} {quote(kernel)} -MMD -MF $out.d -c $in -o $out", depfile=True
         )
         objects: list[str | Path] = []
+        objects.append(ninja.build("schemas.o", "cxx", [CSRC / "schemas.cpp"], flags=quote(schema_flags())))
         for source in sorted(CSRC.glob("ops/*/cuda.cu")):
             objects.append(ninja.build(f"{source.parent.name}_kernels.o", "nvcc", [source]))
         for source in sorted(CSRC.glob("ops/*/bind_cuda.cpp")):

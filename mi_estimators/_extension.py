@@ -30,8 +30,32 @@ def _warn(text: str) -> None:
     warnings.warn(f"mi_estimators: {text}; the torch reference is used instead", RuntimeWarning, stacklevel=3)
 
 
-def _built() -> bool:
-    return any((_PACKAGE / f"_C{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+def _library() -> Path | None:
+    """The file that importing the compiled module would load."""
+    files = (_PACKAGE / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((file for file in files if file.exists()), None)
+
+
+def _changed_operators(library: Path) -> list[str]:
+    """Operators that have other arguments here than those a library was built for.
+
+    Read from the file, as loading it would register its kernels. A library that does not say is taken for a good one.
+    """
+    stamp = re.search(rb"mi_estimators schemas: ([^\0]+)", library.read_bytes())
+    changed = []
+    for text in stamp[1].decode().split("; ") if stamp else ():
+        schema = torch._C.parse_schema(f"mi_estimators::{text}")
+        name = schema.name.removeprefix("mi_estimators::")
+        operator = getattr(torch.ops.mi_estimators, name, None)
+        if operator is None or operator.default._schema != schema:
+            changed.append(name)
+    return changed
+
+
+def _rebuild(changed: list[str]) -> str:
+    return (
+        f"was built for other arguments of {', '.join(changed)}: build it again (pip install --no-build-isolation -e .)"
+    )
 
 
 def load() -> None:
@@ -42,8 +66,13 @@ def load() -> None:
     if os.environ.get(DISABLE_VARIABLE, "0") not in ("", "0"):
         _reason = f"switched off by {DISABLE_VARIABLE}"
         return
-    if not _built():
+    library = _library()
+    if library is None:
         _reason = "not built (no C++ compiler was found at installation)"
+        return
+    if changed := _changed_operators(library):
+        _reason = f"the compiled library {_rebuild(changed)}"
+        _warn(_reason)
         return
     try:
         _build_info = dict(importlib.import_module("mi_estimators._C").build_info())
@@ -63,6 +92,9 @@ def _load_cuda() -> None:
     if gpus and not any(_has_code_for(gpu, archs) for gpu in gpus):
         names = ", ".join(f"sm_{gpu}" for gpu in gpus)
         _warn(f"the CUDA library was built for {archs}, not for this machine's {names}")
+        return
+    if changed := _changed_operators(_CUDA_LIBRARY):
+        _warn(f"the CUDA library {_rebuild(changed)}")
         return
     try:
         torch.ops.load_library(str(_CUDA_LIBRARY))

@@ -81,6 +81,49 @@ def test_a_cuda_library_that_does_not_load_warns_and_the_cpu_kernels_stay(monkey
     assert not _extension.info()["cuda_kernels"]
 
 
+def stamp(schema: str) -> bytes:
+    return b"\x7fELF mi_estimators schemas: " + schema.encode() + b"\0 and so on"
+
+
+def test_a_library_built_for_other_schemas_is_not_loaded_and_says_to_rebuild(copy_without_library):
+    stale = "sinkhorn_knopp_columns(Tensor scores, float epsilon) -> (Tensor shift, Tensor total)"
+    (copy_without_library / "mi_estimators" / "_C.so").write_bytes(stamp(stale))
+    result = run(PROBE, copy_without_library)
+    reason = json.loads(result.stdout)["reason"]
+    assert "other arguments of sinkhorn_knopp_columns: build it again" in reason
+    assert result.stderr.count("RuntimeWarning") == 1
+
+
+def test_which_operators_a_library_was_built_for(tmp_path):
+    library = tmp_path / "_cuda.so"
+    same = "sinkhorn_knopp_columns(Tensor scores, Tensor? mask, float epsilon) -> (Tensor shift, Tensor total)"
+    for schemas, changed in (
+        (same, []),
+        (same.replace("Tensor?", "Tensor"), ["sinkhorn_knopp_columns"]),
+        (f"{same}; gone(Tensor x) -> Tensor", ["gone"]),
+    ):
+        library.write_bytes(stamp(schemas))
+        assert _extension._changed_operators(library) == changed
+    library.write_bytes(b"of a time before it said so")
+    assert _extension._changed_operators(library) == []
+
+
+def test_a_cuda_library_built_for_other_schemas_warns(monkeypatch, tmp_path):
+    library = tmp_path / "_cuda.so"
+    library.write_bytes(stamp("gone(Tensor x) -> Tensor"))
+    monkeypatch.setattr(_extension, "_CUDA_LIBRARY", library)
+    with pytest.warns(RuntimeWarning, match="the CUDA library was built for other arguments of gone: build it again"):
+        _extension._load_cuda()
+    assert not _extension.info()["cuda_kernels"]
+
+
+@pytest.mark.skipif(not _extension.info()["cpu_kernels"], reason="no compiled library")
+def test_the_library_in_use_says_what_it_was_built_for():
+    library = _extension._library()
+    assert library is not None
+    assert b"mi_estimators schemas: info_nce(Tensor x, " in library.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("gpu", "archs", "runs"),
     [

@@ -6,6 +6,7 @@ from mi_estimators.ops.pairwise_lse import pairwise_lse
 from mi_estimators.ops.pairwise_lse_moments import pairwise_lse_moments
 from mi_estimators.ops.plan_marginals import plan_marginals
 from mi_estimators.ops.sinkhorn_batch import BatchPlans, sinkhorn_batch
+from mi_estimators.ops.sinkhorn_iteration import sinkhorn_iteration
 from mi_estimators.ops.sinkhorn_knopp import sinkhorn_knopp
 
 _extension.load()  # after the schemas that it implements
@@ -17,5 +18,6 @@ __all__ = [
     "pairwise_lse_moments",
     "plan_marginals",
     "sinkhorn_batch",
+    "sinkhorn_iteration",
     "sinkhorn_knopp",
 ]

@@ -146,7 +146,10 @@ def problem(
         check_reachable(costs, row_weights, col_weights)
     if not isinstance(epsilon, Tensor):
         epsilon = torch.tensor(epsilon, dtype=row_weights.dtype, device=like.device)
-    return Problem(costs, row_weights, col_weights, epsilon.to(row_weights).reshape(()), price)
+    absent = any(
+        given is not None and bool((weights == 0).any()) for given, weights in ((a, row_weights), (b, col_weights))
+    )
+    return Problem(costs, row_weights, col_weights, epsilon.to(row_weights).reshape(()), price, absent)
 
 
 def settings(

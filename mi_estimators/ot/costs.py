@@ -7,19 +7,25 @@ methods below.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mi_estimators.ops.pairwise_lse import accumulation_dtype, unchecked_pairwise_lse
+from mi_estimators.ops.pairwise_lse import accumulation_dtype, unchecked_pairwise_lse, widened
 from mi_estimators.ops.plan_marginals import plan_marginals
+from mi_estimators.ops.sinkhorn_iteration import sinkhorn_iteration
 
 COSTS = ("sqeuclidean", "cosine")
 
 BLOCK_ELEMENTS = 1 << 20  # pairs held at a time where blocks are formed: 4 MiB in float32
+KEPT_BYTES = {"cpu": 64 << 20}  # of products of points that are kept from iteration to iteration; elsewhere none are
+DIRECT_DIM = 8  # up to here the CPU's scores are differences, and cost no more than reading what was kept
+
+# (epsilon, a, b, f, g, damping, relaxation) -> (new f, row_lse, col_lse)
+Alternation = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 class Costs(Protocol):
@@ -51,8 +57,18 @@ class Costs(Protocol):
         """log sum_i exp(bias_i - C_ij / epsilon), differentiable likewise."""
         ...
 
-    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, without gradients: ``row_lse(col_bias)`` and ``col_lse(row_bias)`` in one sweep over the pairs."""
+    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor, *, absent: bool) -> tuple[Tensor, Tensor]:
+        """Both, without gradients: ``row_lse(col_bias)`` and ``col_lse(row_bias)`` in one sweep over the pairs.
+
+        ``absent``: some bias may be -inf.
+        """
+        ...
+
+    def alternation(self) -> Alternation | None:
+        """An alternating iteration in one sweep over the pairs, without gradients; None: there is nothing to gain.
+
+        What it keeps for the next iteration lives as long as it does.
+        """
         ...
 
     def block(self, rows: slice) -> Tensor:
@@ -119,19 +135,48 @@ class PointCosts:
         """log sum_i exp(bias_i - C_ij / epsilon)."""
         return self._lse(self.columns, None if self.y is None else self.x, epsilon, bias)
 
-    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor) -> tuple[Tensor, Tensor]:
+    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor, *, absent: bool) -> tuple[Tensor, Tensor]:
         """Both in one sweep."""
         offset = 1 / epsilon if self.cosine else 0.0
         rows, cols = plan_marginals(
             self.x, self.columns, scale=1 / epsilon, log_u=row_bias - offset, log_v=col_bias, score=self._score
         )
-        # Where a bias is -inf, the operator leaves the row out, its own sum too.
-        absent_row, absent_col = row_bias == -math.inf, col_bias == -math.inf
         rows, cols = rows - row_bias, cols - col_bias
-        if bool(absent_row.any()) or bool(absent_col.any()):
-            rows = torch.where(absent_row, self.row_lse(epsilon, col_bias), rows)
-            cols = torch.where(absent_col, self.col_lse(epsilon, row_bias), cols)
+        if absent:  # where a bias is -inf, the operator leaves the row out, its own sum too
+            rows = torch.where(row_bias == -math.inf, self.row_lse(epsilon, col_bias), rows)
+            cols = torch.where(col_bias == -math.inf, self.col_lse(epsilon, row_bias), cols)
         return rows, cols
+
+    def alternation(self) -> Alternation:
+        """An iteration by its kernel, with the products of the points kept where they are few."""
+        x, y, score = self.x, self.columns, self._score
+        pair_bytes = 8 if x.dtype == torch.float64 else 4
+        products = None
+        if x.shape[1] > DIRECT_DIM and len(x) * len(y) * pair_bytes <= KEPT_BYTES.get(x.device.type, 0):
+            x, y = widened(x, y, score)
+            products = x @ y.T
+
+        def iterate(
+            epsilon: Tensor, a: Tensor, b: Tensor, f: Tensor, g: Tensor, damping: Tensor, relaxation: float
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            scale = 1 / epsilon
+            offset = scale if self.cosine else 0.0
+            row_lse, phi, col_lse = sinkhorn_iteration(
+                x,
+                y,
+                scale=scale,
+                a=a,
+                b=b,
+                phi=f * scale,
+                psi=g * scale - offset,
+                damping=damping,
+                products=products,
+                relaxation=relaxation,
+                score=score,
+            )
+            return epsilon * phi, row_lse, col_lse - offset
+
+        return iterate
 
     def block(self, rows: slice) -> Tensor:
         """The costs of some rows."""
@@ -193,9 +238,12 @@ class MatrixCosts:
         """log sum_i exp(bias_i - C_ij / epsilon)."""
         return self._lse(epsilon, bias[:, None], 0)
 
-    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Both in one sweep."""
+    def both_lse(self, epsilon: Tensor, row_bias: Tensor, col_bias: Tensor, *, absent: bool) -> tuple[Tensor, Tensor]:
+        """Both, one after the other."""
         return self.row_lse(epsilon, col_bias), self.col_lse(epsilon, row_bias)
+
+    def alternation(self) -> None:
+        """None: the costs are in memory."""
 
     def block(self, rows: slice) -> Tensor:
         """The costs of some rows."""

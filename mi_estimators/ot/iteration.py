@@ -83,10 +83,17 @@ class _Alternating:
     def __init__(self, problem: Problem, settings: Settings) -> None:
         self.problem, self.relaxation = problem, settings.relaxation
         self.anderson = Anderson(settings.anderson)
+        # One sweep over the pairs has no gradient.
+        self.alternation = None if torch.is_grad_enabled() else problem.costs.alternation()
 
     def sums(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Potentials, and the log-sum-exps of rows and columns at them."""
         problem = self.problem
+        if self.alternation is not None:
+            f, row_lse, col_lse = self.alternation(
+                problem.epsilon, problem.a, problem.b, f, g, problem.damping(0), self.relaxation
+            )
+            return f, g, row_lse, col_lse
         row_lse = problem.costs.row_lse(problem.epsilon, problem.col_bias(g))
         new = problem.half_step(0, row_lse)
         f = new if self.relaxation == 1 else f + self.relaxation * (new - f)
@@ -110,7 +117,8 @@ class _Symmetric:
         if torch.is_grad_enabled():  # both in one sweep has no gradient
             row_lse = problem.costs.row_lse(problem.epsilon, problem.col_bias(g))
             return f, g, row_lse, problem.costs.col_lse(problem.epsilon, problem.row_bias(f))
-        return f, g, *problem.costs.both_lse(problem.epsilon, problem.row_bias(f), problem.col_bias(g))
+        biases = problem.row_bias(f), problem.col_bias(g)
+        return f, g, *problem.costs.both_lse(problem.epsilon, *biases, absent=problem.absent)
 
     def step(self, f: Tensor, g: Tensor, row_lse: Tensor, col_lse: Tensor) -> tuple[Tensor, Tensor]:
         problem = self.problem

@@ -33,13 +33,17 @@ def masked_product(weights: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Problem:
-    """Costs, weights, epsilon (a tensor of one element) and the price of leaving each marginal (None: held)."""
+    """Costs, weights, epsilon (a tensor of one element) and the price of leaving each marginal (None: held).
+
+    ``absent``: some weight may be 0, which is known once, so that no iteration has to look.
+    """
 
     costs: Costs
     a: Tensor  # [n]
     b: Tensor  # [m]
     epsilon: Tensor  # []
     rho: tuple[float | None, float | None] = (None, None)
+    absent: bool = True
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -72,11 +76,14 @@ class Problem:
         """What the columns add to them."""
         return g / self.epsilon + log_weights(self.b)
 
-    def half_step(self, side: int, lse: Tensor, epsilon: Tensor | None = None) -> Tensor:
-        """The potential of one side that maximises the dual, from the log-sum-exp over the other."""
-        epsilon = self.epsilon if epsilon is None else epsilon
+    def damping(self, side: int) -> Tensor:
+        """What part of a balanced half-step is gone: all of it where the marginal is held."""
         rho = self.rho[side]
-        return -epsilon * lse if rho is None else -epsilon * rho / (epsilon + rho) * lse
+        return torch.ones_like(self.epsilon) if rho is None else rho / (self.epsilon + rho)
+
+    def half_step(self, side: int, lse: Tensor) -> Tensor:
+        """The potential of one side that maximises the dual, from the log-sum-exp over the other."""
+        return -self.epsilon * self.damping(side) * lse
 
     def wanted_share(self, side: int, potential: Tensor) -> Tensor:
         """The marginal that a potential asks for, as a multiple of the weights: psi'."""

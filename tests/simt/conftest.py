@@ -31,6 +31,8 @@ def kernels() -> ctypes.CDLL:
     library.forward_workspace.restype = ctypes.c_size_t
     library.backward_workspace.restype = ctypes.c_size_t
     library.moments_workspace.restype = ctypes.c_size_t
+    library.marginals_workspace.restype = ctypes.c_size_t
+    library.iteration_workspace.restype = ctypes.c_size_t
     return library
 
 

@@ -1,6 +1,8 @@
-// The CUDA kernels of pairwise_lse and pairwise_lse_moments as a CPU library with C functions.
+// The CUDA kernels of pairwise_lse, and of the operators that run its sweep, as a CPU library with C functions.
 #include "ops/pairwise_lse/cuda.cu"
 #include "ops/pairwise_lse_moments/cuda.cu"
+#include "ops/plan_marginals/cuda.cu"
+#include "ops/sinkhorn_iteration/cuda.cu"
 
 extern "C" {
 
@@ -26,6 +28,22 @@ size_t moments_workspace(int dtype, const mi::PairwiseLseMoments* args) {
 
 int moments(int dtype, const mi::PairwiseLseMoments* args, void* workspace) {
   return mi::pairwise_lse_moments(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
+}
+
+size_t marginals_workspace(int dtype, const mi::PlanMarginals* args) {
+  return mi::plan_marginals_workspace_bytes(static_cast<mi::DType>(dtype), *args);
+}
+
+int marginals(int dtype, const mi::PlanMarginals* args, void* workspace) {
+  return mi::plan_marginals(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
+}
+
+size_t iteration_workspace(int dtype, const mi::SinkhornIteration* args) {
+  return mi::sinkhorn_iteration_workspace_bytes(static_cast<mi::DType>(dtype), *args);
+}
+
+int iteration(int dtype, const mi::SinkhornIteration* args, void* workspace) {
+  return mi::sinkhorn_iteration(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
 }
 
 const char* last_error() { return simt::last_error().c_str(); }

@@ -39,7 +39,7 @@ class Pairs(ctypes.Structure):
 
 
 class Forward(ctypes.Structure):
-    _fields_ = (("pairs", Pairs), ("row_lse", ctypes.c_void_p), ("col_lse", ctypes.c_void_p))
+    _fields_ = (("pairs", Pairs), *((name, ctypes.c_void_p) for name in ("row_lse", "col_lse", "row_bias")))
 
 
 BACKWARD_BUFFERS = ("row_lse", "col_lse", "grad_row", "grad_col", "dx", "dy", "dscale", "dbias")

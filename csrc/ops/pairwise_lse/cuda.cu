@@ -84,6 +84,7 @@ LsePass<T> lse_pass(const PairwiseLseForward& args, const LseGrid& grid, Workspa
   p.y = static_cast<const T*>(pairs.columns());
   p.scale = static_cast<const A*>(pairs.scale);
   p.bias = static_cast<const A*>(pairs.bias);
+  p.row_bias = static_cast<const A*>(args.row_bias);
   p.row_groups = pairs.row_groups;
   p.col_groups = pairs.col_groups;
   p.n = pairs.n;

@@ -15,6 +15,7 @@ struct LsePass {
   const T* y;
   const A* scale;
   const A* bias;              // or null
+  const A* row_bias;          // or null; for the columns' states
   const int64_t* row_groups;  // both or neither null
   const int64_t* col_groups;
   int64_t n, m, d;
@@ -99,7 +100,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(Ls
         for (int r = 0; r < Shape::kPartRows; r += kPush) {
           A s[kPush];
 #pragma unroll
-          for (int i = 0; i < kPush; ++i) s[i] = pairs(col, col_part * Shape::kPartRows + r + i);
+          for (int i = 0; i < kPush; ++i) {
+            const int own = col_part * Shape::kPartRows + r + i;
+            s[i] = pairs(col, own) + (p.row_bias != nullptr && row0 + own < p.n ? p.row_bias[row0 + own] : A(0));
+          }
           lse_push(col_state, s);
         }
         stored = col_state;

@@ -49,12 +49,25 @@ struct PairwiseScores {
 
   bool self() const { return y == nullptr; }
   const void* columns() const { return self() ? x : y; }
+
+  // The same pairs with the roles of rows and columns exchanged. Two sides, no groups.
+  PairwiseScores exchanged(const void* row_bias) const {
+    PairwiseScores pairs = *this;
+    pairs.x = y;
+    pairs.y = x;
+    pairs.n = m;
+    pairs.m = n;
+    pairs.bias = row_bias;
+    return pairs;
+  }
 };
 
 struct PairwiseLseForward {
   PairwiseScores pairs;
   void* row_lse = nullptr;  // [n]
   void* col_lse = nullptr;  // [m], or null: columns not wanted
+  // CUDA only: [n], added to the scores in col_lse alone, or null. The CPU's plan_marginals has other sums.
+  const void* row_bias = nullptr;
 };
 
 // A null output is not wanted and costs nothing. In self mode dy is null and dx receives both roles.

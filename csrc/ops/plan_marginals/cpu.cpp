@@ -31,24 +31,13 @@ class Marginals {
     forward<T>(rows, runtime_);
     for (int64_t i = 0; i < pairs_.n; ++i) row_lse_[i] += u_[i];
     PairwiseLseForward cols;
-    cols.pairs = columns_first();
+    cols.pairs = args_.pairs.exchanged(u_);
     cols.row_lse = col_lse_;
     forward<T>(cols, runtime_);
     for (int64_t j = 0; j < pairs_.m; ++j) col_lse_[j] += pairs_.bias[j];
   }
 
  private:
-  // The same pairs with the roles of rows and columns exchanged.
-  PairwiseScores columns_first() const {
-    PairwiseScores swapped = args_.pairs;
-    swapped.x = args_.pairs.y;
-    swapped.y = args_.pairs.x;
-    swapped.n = args_.pairs.m;
-    swapped.m = args_.pairs.n;
-    swapped.bias = u_;
-    return swapped;
-  }
-
   bool by_sums() {
     const int64_t n = pairs_.n, m = pairs_.m;
     if (min_of(n, m) < kMinChunk || pairs_.scale == T(0) || !pairs_.finite()) return false;
@@ -68,7 +57,7 @@ class Marginals {
     };
     if (!redo_rows<T>(runtime_, row_sums, n, redo_row)) return false;
     if (all_within(col_sums, m)) return true;
-    const Pairs<T> swapped(columns_first(), runtime_);
+    const Pairs<T> swapped(args_.pairs.exchanged(u_), runtime_);
     return redo_rows<T>(runtime_, col_sums, m, [&](int64_t j) {
       col_lse_[j] = static_cast<T>(shifted_row(swapped, j, pairs_.scale).lse + static_cast<double>(pairs_.bias[j]));
     });
