@@ -2,19 +2,26 @@
 
 Values and gradients by points, weights and epsilon, with marginals held and priced. OTT and POT converge;
 geomloss stops after annealing, and is asked for balanced divergences only, as a check of how its parameters convert.
-Prints a table, and ends with 1 where an error is above what is allowed. Wants ott-jax, jax, POT and geomloss beside
-torch (versions: docs/sinkhorn.md).
+Prints a table, writes it to benchmarks/results/sinkhorn-oracles.json (``--out``), from where ``python -m
+benchmarks.publish benchmarks/results/sinkhorn-oracles.json`` brings it to docs/sinkhorn_results.md, and ends with 1
+where an error is above what is allowed. Wants ott-jax, jax, POT and geomloss beside torch.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import mi_estimators as mi
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.run import write_atomically
 
 N, M, D = 40, 30, 3
 EPSILONS = (0.5, 2.0)
@@ -123,38 +130,43 @@ def centred(gradients: dict[str, Tensor], rho: float | None) -> dict[str, Tensor
     return {k: v - v.mean() if k in ("a", "b") else v for k, v in gradients.items()}
 
 
-def compare(name: str, oracle: Callable[..., dict[str, Tensor]], *, divergence: bool = False) -> float:
-    """Print a row for each problem; the largest error."""
-    worst = 0.0
+def compare(name: str, oracle: Callable[..., dict[str, Tensor]], *, divergence: bool = False) -> list[dict[str, Any]]:
+    """A line for each problem: the errors relative to the largest element. Printed, too."""
+    lines: list[dict[str, Any]] = []
     for epsilon in EPSILONS:
         for rho in RHOS:
             try:
                 theirs = centred(oracle(epsilon, rho), rho)
             except ImportError as error:
                 print(f"{name}: {error}")
-                return worst
+                return lines
             if not theirs:
                 continue
             own = centred(ours(epsilon, rho, divergence=divergence), rho)
             errors = {k: float((own[k] - v).abs().max() / v.abs().max()) for k, v in theirs.items()}
-            worst = max([worst, *errors.values()], key=lambda e: (e != e, e))
+            lines.append({"oracle": name, "epsilon": epsilon, "rho": rho, "errors": errors})
             if name == "OTT":
                 numbers = (theirs["value"], theirs["x"][0, 0], theirs["y"][1, 2], theirs["a"][3])
                 print("  ", epsilon, rho, *(f"{float(number):.15g}" for number in numbers), sep=", ")
             print(f"{name:9} epsilon={epsilon:<4} rho={rho!s:<5}", "  ".join(f"{k} {e:.1e}" for k, e in errors.items()))
-    return worst
+    return lines
 
 
-def main() -> int:
-    """The whole table; 1 where an error is above the largest allowed."""
-    worst = {
-        "OTT": compare("OTT", ott),
-        "POT": compare("POT", pot),
-        "geomloss": compare("geomloss", geomloss, divergence=True),
-    }
-    for name, error in worst.items():
-        print(f"{name}: largest relative error {error:.1e}, at most {LARGEST[name]:.0e} allowed")
-    return 0 if all(error <= LARGEST[name] for name, error in worst.items()) else 1
+def main(argv: Sequence[str] | None = None) -> int:
+    """The whole table; 1 where an error is above the largest allowed, or an oracle is missing."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ot_oracles", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "sinkhorn-oracles.json")
+    out = parser.parse_args(argv).out
+    about = provenance(torch.get_num_threads(), ("ott-jax", "jax", "POT", "geomloss"))
+    lines = compare("OTT", ott) + compare("POT", pot) + compare("geomloss", geomloss, divergence=True)
+    document = {**about, "study": "oracles", "lines": lines, "allowed": LARGEST}
+    write_atomically(out, json.dumps(document, indent=1) + "\n")
+    met = True
+    for name, allowed in LARGEST.items():
+        errors = [error for line in lines if line["oracle"] == name for error in line["errors"].values()]
+        met &= bool(errors) and all(error <= allowed for error in errors)
+        print(f"{name}: largest relative error {max(errors, default=float('nan')):.1e}, at most {allowed:.0e} allowed")
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The page has a pair of comments for each table, ``<!-- KIND: WHAT -->`` and ``<!-- end -->``; what stands between them
 is replaced where the results are of that kind. So no number of a page is typed by hand. KIND is ``run`` for a run of a
 suite, and WHAT then ``machine``, ``bars``, ``plot``, ``ratios ENTRY``, ``memory ENTRY`` or ``contenders ENTRY``; for a
-study KIND is ``entropy`` or ``er-DATA``, and WHAT ``machine``, ``plot`` or a table of :mod:`benchmarks.studies.tables`.
+study KIND is ``entropy``, ``er-DATA`` or ``oracles``, and WHAT ``machine``, ``plot`` or a table of
+:mod:`benchmarks.studies.tables`. The suite ``sinkhorn_scores`` shares a page with another, and is ``scores-run`` there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ from benchmarks.report import BARS, CONTENDERS, RATIOS, Lines, bar_lines, bytes_
 from benchmarks.run import write_atomically
 from benchmarks.studies.tables import STUDIES, Table
 
-PAGES = {"infonce": ROOT / "docs" / "performance.md"}  # by suite; all others:
+SINKHORN_PAGE = ROOT / "docs" / "sinkhorn_results.md"
+PAGES = {  # by suite or study; all others:
+    "infonce": ROOT / "docs" / "performance.md",
+    "sinkhorn": SINKHORN_PAGE,
+    "sinkhorn_scores": SINKHORN_PAGE,
+    "oracles": SINKHORN_PAGE,
+}
 RESULTS_PAGE = ROOT / "docs" / "entropy_results.md"
+KINDS = {"sinkhorn_scores": "scores-run"}  # of a suite that shares its page with another; all others: run
 BLOCK = re.compile(r"(<!-- (?P<kind>[\w-]+): (?P<what>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,7 +48,9 @@ class Results:
     def kind(self) -> str:
         """Which blocks of a page these results fill."""
         study = self.document.get("study")
-        return "run" if study is None else f"{study}-{self.document['plan']['data']}" if study == "er" else study
+        if study is None:
+            return KINDS.get(self.document.get("settings", {}).get("suite"), "run")
+        return f"{study}-{self.document['plan']['data']}" if study == "er" else study
 
     @property
     def tables(self) -> dict[str, Callable[[Results, str, Path], str]]:
@@ -51,7 +61,8 @@ class Results:
 
     @property
     def page(self) -> Path:
-        return PAGES.get(self.document.get("settings", {}).get("suite"), RESULTS_PAGE)
+        name = self.document.get("study") or self.document.get("settings", {}).get("suite")
+        return PAGES.get(name, RESULTS_PAGE)
 
     @property
     def rows(self) -> list[Row]:

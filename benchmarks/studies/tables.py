@@ -69,7 +69,26 @@ def accuracy(document: Document, _: str) -> Table:
     return ("bandwidth", "mean", "each seed"), [*lines, *baselines]
 
 
+def oracle_errors(document: Document, oracle: str) -> Table:
+    """Relative errors against one library: a line a problem, a column for the value and every gradient."""
+    names = ("value", "x", "y", "a", "b", "epsilon")
+    chosen = [line for line in document["lines"] if line["oracle"] == oracle]
+    if not chosen:
+        raise ValueError(f"the study has no oracle {oracle!r}")
+    allowed = document["allowed"][oracle]
+    lines = [
+        (
+            f"{line['epsilon']:g}", "held" if line["rho"] is None else f"{line['rho']:g}",
+            *(f"{line['errors'][name]:.1e}" if name in line["errors"] else "" for name in names),
+            MET[all(error <= allowed for error in line["errors"].values())],
+        )
+        for line in chosen
+    ]  # fmt: skip
+    return ("epsilon", "rho", *names, f"all <= {allowed:.0e}"), lines
+
+
 STUDIES: dict[str, dict[str, Callable[[Document, str], Table]]] = {
     "entropy": {"bias": bias, "rules": rules},
     "er": {"accuracy": accuracy},
+    "oracles": {"errors": oracle_errors},
 }

@@ -159,7 +159,7 @@ def sinkhorn(
     gradient: str = "envelope",
     check_every: int | None = None,
 ) -> SinkhornResult:
-    r"""Entropic optimal transport between two weighted sets, without the matrix of their pairs.
+    r"""Entropic optimal transport between two weighted sets of any size.
 
     .. math::
         W_\varepsilon = \min_{P \ge 0}\; \langle P, C \rangle + \varepsilon\, \mathrm{KL}(P \,|\, a b^\top)
@@ -167,8 +167,9 @@ def sinkhorn(
         \mathrm{KL}(p \,|\, q) = \sum p \log \frac pq - p + q
 
     ``rho=None`` holds the marginals: :math:`P 1 = a`, :math:`P^\top 1 = b`. The optimal plan is
-    :math:`P_{ij} = a_i b_j e^{(f_i + g_j - C_{ij}) / \varepsilon}`. Points take O((N + M) d) memory. The iteration is
-    in the log domain, and its error is that of the plan returned.
+    :math:`P_{ij} = a_i b_j e^{(f_i + g_j - C_{ij}) / \varepsilon}`. Points take O((N + M) d) memory, and on the
+    CPU up to 64 MiB for the products of all pairs, where these fit. The iteration is in the log domain, and its error
+    is that of the plan returned.
 
     Gradients of the value by points, costs, weights and ``epsilon`` are those of the envelope theorem: true at
     convergence, for any ``rho``. Second derivatives of the value are implicit ones, by conjugate gradients, and need no
