@@ -113,8 +113,12 @@ def test_several_estimators(invoke):
     assert result.exit_code == 0, result.output
     assert f"{VALUE:.3f}" in result.output
     assert "ksg" in result.output
-    stored = json.loads(invoke(*arguments, "--json").output)
+    stored, other = (json.loads(invoke(*arguments, *more, "--json").output) for more in ((), ("-o", "ksg.k=9")))
     assert [entry["estimator"] for entry in stored] == ["gaussian", "ksg"]
+    assert other[0]["value"] == stored[0]["value"]
+    assert other[1]["value"] != stored[1]["value"]
+    assert "error: --option: want one of" in invoke(*arguments, "-o", "kgs.k=9").output
+    assert "error: --option: k: 'gaussian' has no such option" in invoke(*arguments, "-o", "k=9").output
 
 
 def test_numbers_and_categories_follow_the_kind_of_estimator(invoke):
@@ -151,7 +155,7 @@ def test_cells_that_are_missing_or_quoted(invoke):
         (("data.csv", "--estimator", "kgs"), "error: --estimator: want one of"),
         (("data.csv", "--seeds", "2", "--estimator", "ksg"), "error: --seeds: 'ksg' has nothing random"),
         (("data.csv", "-o", "kk=3", "--estimator", "ksg"), "error: --option: kk: 'ksg' has no such option"),
-        (("data.csv", "-o", "k"), "error: --option: want NAME=VALUE, got 'k'"),
+        (("data.csv", "-o", "k"), "error: --option: want NAME=VALUE or ESTIMATOR.NAME=VALUE, got 'k'"),
         (("data.csv", "--permutations", "-1"), "error: --permutations: want at least 0"),
         (("data.csv", "--interval", "bootstrap", "--estimator", "ksg"), "error: --interval: a bootstrap repeats pairs"),
         (("data.csv", "--plot", "a.bmp"), "error: --plot: want a file .png, .pdf or .svg, got 'a.bmp'"),

@@ -49,6 +49,12 @@ def test_estimators_side_by_side():
         found["smile"]
 
 
+def test_seeds_go_to_those_that_they_matter_to():
+    x, y = TASKS["1v1-normal-0.75"].sample(300, seed=0)
+    found = compare(x, y, ("ksg", "infonce"), n_seeds=2, options={"infonce": {**BRIEF, "max_steps": 20}})
+    assert [len(e.seed_values) for e in found] == [1, 2]
+
+
 def test_a_table_of_rich():
     pytest.importorskip("rich")
     table = of(estimate("gaussian", 1.0), estimate("infonce", 1.2, kind="lower")).table()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import math
@@ -33,7 +34,7 @@ def estimate_command() -> Callable[..., None]:
     data = Annotated[Path, typer.Argument(help="a file: .npz, .csv, .tsv or .parquet", show_default=False)]
     option = Annotated[
         list[str] | None,
-        typer.Option("--option", "-o", help="NAME=VALUE of the estimator, such as k=5; may be repeated"),
+        typer.Option("--option", "-o", help="NAME=VALUE of the estimator, such as k=5; ksg.k=5 among several"),
     ]
     columns = "names, ranges first:last and patterns like x*, separated by commas"
     parameters = [
@@ -68,32 +69,37 @@ def _defaults() -> dict[str, Any]:
 
 def _estimate(given: dict[str, Any]) -> None:
     from mi_estimators.estimators import ESTIMATORS, MIEstimator, compare
+    from mi_estimators.estimators.comparison import configured
 
     data, as_json, plot = given.pop("data"), given.pop("json"), given.pop("plot")
-    x, y, options = given.pop("x") or "x", given.pop("y") or "y", _parsed(given.pop("option") or ())
+    x, y, items = given.pop("x") or "x", given.pop("y") or "y", given.pop("option") or ()
     names = [name.strip() for name in (given.pop("estimator") or "infonce").split(",")]
     settings = {_NAMES.get(name, name): value for name, value in given.items() if value is not None}
     if settings.get("interval") == "none":
         settings["interval"] = None
     for name in names:
         _checks.choice("estimator", name, ESTIMATORS)
+    options = _parsed(items, names)
     kinds = {ESTIMATORS[name].kind for name in names}
     if plot is not None:
         _check_plot(plot, names)
     try:
-        estimators = [MIEstimator(name, **settings, **options) for name in names]
+        if len(names) == 1:
+            estimator = MIEstimator(names[0], **settings, **options[names[0]])
+        else:
+            configured(names, options, settings)
     except (TypeError, ValueError) as error:
         raise type(error)(_as_option(str(error), options)) from error
     variables = read_variables(data, {"x": x, "y": y}, kinds.pop() if len(kinds) == 1 else "mixed")
     if len(names) > 1:
-        found = compare(variables["x"], variables["y"], names, **settings, **options)
+        found = compare(variables["x"], variables["y"], names, options=options, **settings)
         if as_json:
             print(json.dumps([_plain(e.as_dict()) for e in found], indent=2))
             return
         print_table(found.table())
         print(*[f"{name}: {reason}" for name, reason in found.failures.items()], *found.remarks(), sep="\n")
         return
-    result = estimators[0].estimate_with_info(variables["x"], variables["y"])
+    result = estimator.estimate_with_info(variables["x"], variables["y"])
     if plot is not None:
         _write_plot(result, plot)
     if as_json:
@@ -104,25 +110,29 @@ def _estimate(given: dict[str, Any]) -> None:
         print(plot)
 
 
-def _parsed(items: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` with Python's literals as values, and text where it is none."""
-    options = {}
+def _parsed(items: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``NAME=VALUE`` and ``ESTIMATOR.NAME=VALUE`` by estimator: literals of Python as such, anything else as text."""
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
     for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ValueError(f"option: want NAME=VALUE, got {item!r}")
-        try:
-            options[name.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            options[name.strip()] = text.strip()
+        left, equals, text = (part.strip() for part in item.partition("="))
+        of, dot, name = left.rpartition(".")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"option: want NAME=VALUE or ESTIMATOR.NAME=VALUE, got {item!r}")
+        if dot:
+            _checks.choice("option", of, names)
+        value: Any = text
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(text)
+        for estimator in [of] if dot else names:
+            options[estimator][name] = value
     return options
 
 
-def _as_option(text: str, options: dict[str, Any]) -> str:
+def _as_option(text: str, options: dict[str, dict[str, Any]]) -> str:
     """An error of a setting under the name it has on the command line."""
     name, colon, rest = text.partition(":")
     renamed = {of_python: name for name, of_python in _NAMES.items()}
-    if name in options:
+    if any(name in given for given in options.values()):
         return f"option: {text}"
     return renamed.get(name, name) + colon + rest
 

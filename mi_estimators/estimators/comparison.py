@@ -151,6 +151,21 @@ def _above(one: MIEstimate, other: MIEstimate) -> bool:
     return one.value - other.value > 2 * math.hypot(one.std or 0.0, other.std or 0.0)
 
 
+def configured(
+    names: Sequence[str], options: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, MIEstimator]:
+    """The estimators of :func:`compare` with their settings, by name."""
+    chosen = {}
+    for name in names:
+        _checks.choice("estimators", name, ESTIMATORS)
+        # What has nothing random gives the same value for every seed.
+        of_all = {key: value for key, value in settings.items() if key != "n_seeds" or ESTIMATORS[name].seeded}
+        chosen[name] = MIEstimator(name, **{**of_all, **options.get(name, {})})
+    for name in options:
+        _checks.choice("options", name, chosen)
+    return chosen
+
+
 def compare(
     x: Any,
     y: Any = None,
@@ -170,7 +185,8 @@ def compare(
         estimators: names in :data:`ESTIMATORS`; None takes :data:`CONTINUOUS`, or where a variable is of integers or
             categories, all estimators of such variables.
         options: further settings of single estimators, by name.
-        **settings: settings of :class:`MIEstimator` for all of them: ``base``, ``seed``, ``n_permutations`` ...
+        **settings: settings of :class:`MIEstimator` for all of them: ``base``, ``seed``, ``n_permutations`` ...;
+            ``n_seeds`` for those that the seed matters to.
 
     Returns:
         The estimates. One that cannot run on these data is listed with its reason; saturation is marked in the table
@@ -189,12 +205,7 @@ def compare(
     names = tuple(default if estimators is None else estimators)
     if not names:
         raise ValueError("estimators: want at least one")
-    chosen = {}
-    for name in names:
-        _checks.choice("estimators", name, ESTIMATORS)
-        chosen[name] = MIEstimator(name, **{**settings, **(options or {}).get(name, {})})
-    for name in options or {}:
-        _checks.choice("options", name, chosen)
+    chosen = configured(names, options or {}, settings)
     estimates, failures = [], {}
     for name, estimator in chosen.items():
         with warnings.catch_warnings():
