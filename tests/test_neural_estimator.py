@@ -36,7 +36,7 @@ class TrueRatio(VariationalEstimator):
         return Step(*self.bound.value_and_objective(scores))
 
 
-@pytest.mark.parametrize("bound", ["infonce", "nwj", "dv"])
+@pytest.mark.parametrize("bound", ["infonce", "nwj"])
 @pytest.mark.parametrize(("n", "k"), [(100, 128), (150, 50), (320, 40)])
 def test_standard_error_is_that_of_repeated_draws(bound, n, k):
     model, generator = TrueRatio(BOUNDS[bound]), torch.Generator().manual_seed(0)
