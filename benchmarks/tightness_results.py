@@ -1,0 +1,153 @@
+"""The page of the recorded tightness results: ``python -m benchmarks.tightness_results --leaderboard DIR ...``.
+
+Reads the folders and files that ``mi-estimators tightness`` and its subcommands wrote, keeps what is small under
+``benchmarks/results/tightness`` (cells as CSV, summaries as JSON, plots under 200 kB) and writes
+``docs/tightness_results.md`` from it. So no number of the page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.provenance import ROOT, provenance
+from benchmarks.publish import markdown
+from benchmarks.run import write_atomically
+from mi_estimators import tightness
+from mi_estimators.tightness.plots import PLOTS
+
+FOLDER = ROOT / "benchmarks" / "results" / "tightness"
+PAGE = ROOT / "docs" / "tightness_results.md"
+LARGEST = 200_000  # bytes of a plot
+
+# Means over the last thousand of four thousand steps, batch 64, joint critic; the last line with a separable one.
+PUBLISHED = {
+    "infonce": (1.24, 2.31, 3.08, 3.59, 3.88),
+    "nwj": (1.31, 2.62, 3.87, 5.08, 5.69),
+    "js": (0.90, 2.20, 3.51, 4.83, 6.08),
+    "mine": (1.31, 2.61, 3.83, 5.19, 6.53),
+    "smile": (1.29, 2.65, 4.11, 5.72, 7.34),
+}
+PUBLISHED_SEPARABLE = {"infonce": (1.15, 2.20, 2.96, 3.49, 3.79)}
+
+
+def picture(source: Path, name: str, title: str) -> str:
+    """A plot of at most :data:`LARGEST` bytes beside the results, and its line of Markdown."""
+    target = FOLDER / name
+    shutil.copyfile(source, target)
+    if target.stat().st_size > LARGEST:
+        raise ValueError(f"{source} has {target.stat().st_size} bytes, want at most {LARGEST}")
+    return f"![{title}](../benchmarks/results/tightness/{name})\n"
+
+
+def leaderboard(folder: Path) -> list[str]:
+    shutil.copyfile(folder / "results.csv", FOLDER / "results.csv")
+    text = (folder / "leaderboard.md").read_text(encoding="utf-8")
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    grid = settings["grid"]
+    lines = [
+        "#" + text.replace("\n## ", "\n### "),  # every heading one level down
+        f"{len(grid['tasks'])} tasks, {grid['seeds']} seeds, at most {grid['max_steps']} training steps of batches of "
+        f"{', '.join(map(str, grid['batch_sizes']))}, blocks of {grid['evaluation_batch_size']} test pairs.\n",
+    ]
+    for name, (_, title) in PLOTS.items():
+        if (folder / f"{name}.png").exists():
+            lines += [f"### {title}\n", picture(folder / f"{name}.png", f"{name}.png", title)]
+    return lines
+
+
+def staircase(folder: Path) -> list[str]:
+    result = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    config = result["config"]
+    name = f"staircase-{config['critic']}"
+    summary = tightness.summary(result)
+    small = {"config": config, "levels": summary, "environment": result["environment"], "seconds": result["seconds"]}
+    write_atomically(FOLDER / f"{name}.json", json.dumps(small, indent=1) + "\n")
+    published = PUBLISHED_SEPARABLE if config["critic"] == "separable" else PUBLISHED
+    rows = []
+    for bound in config["bounds"]:
+        own = [line for line in summary if line["bound"] == bound]
+        means = ["overflow" if line["mean"] is None else f"{line['mean']:.2f}" for line in own]
+        above = f"{sum(line['violations'] for line in own)} / {sum(line['steps'] for line in own)}"
+        theirs = ", ".join(f"{value:.2f}" for value in published.get(bound, ()))
+        rows.append((bound, own[0]["kind"], *means, above, theirs))
+    header = ("bound", "kind", *(f"I = {level:.2f}" for level in config["levels"]), "steps above", "published")
+    for dpi in (110, 80, 60, 45):
+        tightness.plot(result).savefig(FOLDER / f"{name}.png", dpi=dpi)
+        if (FOLDER / f"{name}.png").stat().st_size <= LARGEST:
+            break
+    return [
+        f"## Staircase, {config['critic']} critic\n",
+        f"d = {config['dim']}, batches of {config['batch_size']}, {config['steps_per_level']} steps a level, "
+        f"{config['precision']}, {config['seeds']} seed(s), {result['seconds']:.0f} s on "
+        f"{result['environment']['threads']} threads. Means over the last quarter of a level, in nats; *steps above*: "
+        "at which the smoothed value exceeds the truth; *published*: the same means of published runs.\n",
+        markdown(header, rows),
+        f"![Staircase](../benchmarks/results/tightness/{name}.png)\n",
+    ]
+
+
+def study(name: str, path: Path) -> list[str]:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    shutil.copyfile(path, FOLDER / f"{name}.json")
+    chosen = tightness.STUDIES[name]
+    settings = ", ".join(f"{key} {value}" for key, value in result.items() if not isinstance(value, list))
+    rows = [chosen.cells(result, row) for row in result["rows"]]
+    return [f"## {name.capitalize()}\n", f"{chosen.summary} ({settings})\n", markdown(chosen.header, rows)]
+
+
+def speed(path: Path) -> list[str]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    shutil.copyfile(path, FOLDER / "staircase-speed.json")
+    rows = []
+    for critic, samples in document["seconds_per_step"].items():
+        for name, values in samples.items():
+            ratio = statistics.median(v / o for v, o in zip(values, samples["ours"], strict=True))
+            rows.append((critic, name, f"{1e3 * statistics.median(values):.1f}", f"{ratio:.2f}"))
+    about = f"{document['machine']['cpu']}, {document['threads']} threads, {document['date'][:10]}"
+    return [
+        "## Speed of the staircase\n",
+        f"One step of {len(document['settings']['bounds'])} estimators, in turn in one process; {about}. *products*: "
+        "the matrix products of the hidden layers alone.\n",
+        markdown(("critic", "contender", "ms", "time / ours"), rows),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--leaderboard", type=Path, help="folder of mi-estimators tightness")
+    parser.add_argument("--staircase", type=Path, action="append", default=[], help="folder of a staircase; repeatable")
+    for name in tightness.STUDIES:
+        parser.add_argument(f"--{name}", type=Path, help=f"file of mi-estimators tightness {name}")
+    parser.add_argument("--speed", type=Path, help="file of benchmarks.studies.staircase_speed")
+    arguments = parser.parse_args(argv)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = provenance(torch.get_num_threads())
+    parts = [
+        "# Tightness: recorded results\n",
+        "Written by `python -m benchmarks.tightness_results` from runs of [`mi-estimators tightness`](tightness.md), "
+        "which says what is measured and how to read it.\n",
+        f"{about['machine']['cpu']}; torch {about['versions']['torch']}. {about['date'][:10]}.\n",
+    ]
+    if arguments.leaderboard:
+        parts += leaderboard(arguments.leaderboard)
+    for folder in arguments.staircase:
+        parts += staircase(folder)
+    for name in tightness.STUDIES:
+        if getattr(arguments, name):
+            parts += study(name, getattr(arguments, name))
+    if arguments.speed:
+        parts += speed(arguments.speed)
+    write_atomically(PAGE, "\n".join(parts))
+    print(f"wrote {PAGE} and {FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
