@@ -171,7 +171,8 @@ def settings(
     if anderson is None:
         anderson = ANDERSON if relaxation == 1 and gradient != "unrolled" else 0
     if check_every is None:
-        check_every = CHECK_EVERY.get(of.a.device.type, CHECK_EVERY_ON_DEVICES)
+        # Without a tolerance there is nothing to look at before the end.
+        check_every = max_iter if tol == 0 else CHECK_EVERY.get(of.a.device.type, CHECK_EVERY_ON_DEVICES)
     for name, value, least in (("max_iter", max_iter, 1), ("anderson", anderson, 0), ("check_every", check_every, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: want an integer >= {least}, got {value!r}")

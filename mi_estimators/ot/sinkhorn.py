@@ -199,7 +199,7 @@ def sinkhorn(
             function theorem; ``"unrolled"``: everything is differentiated through the iterations that were made, which
             is the gradient of what they computed, converged or not.
         check_every: iterations between looks at the error. By default 1 on the CPU and 10 elsewhere, where a look waits
-            for the device.
+            for the device; with ``tol=0`` only the last one looks.
 
     Shape:
         - x: :math:`(N, d)`, y: :math:`(M, d)`, a: :math:`(N,)`, b: :math:`(M,)`, cost: :math:`(N, M)`
