@@ -118,13 +118,13 @@ def sinkhorn_divergence(
         check_every=check_every,
         gradient=gradient,
     )
-    start = (None, None)
     with without_autocast(whole.a):
-        cross = solve(whole, y, settings, start, gradient)
         self_x, self_y = (
-            solve(whole.with_itself(side), points, settings.one_sided(), start, gradient)
+            solve(whole.with_itself(side), points, settings.one_sided(), (None, None), gradient)
             for side, points in ((0, x), (1, y))
         )
+        # Where the sets are equal their own potentials are the solution, which alternating steps would creep up to.
+        cross = solve(whole, y, settings, (self_x.f.detach(), self_y.f.detach()), gradient)
         difference = whole.a.sum() - whole.b.sum()
         value = cross.value - (self_x.value + self_y.value) / 2 + whole.epsilon / 2 * difference.square()
     warn_unless_converged(cross, self_x, self_y, tol=settings.tol, stacklevel=2)
