@@ -211,7 +211,7 @@ def gaussian_and_atoms(correlation: float = 0.9, error: float = 0.1, share: floa
         ValueError: an argument is out of range.
 
     Source:
-        Gao et al. 2017 (arXiv 1709.06212).
+        After Gao et al. 2017 (arXiv 1709.06212), sec. 5, whose first experiment is of this kind.
     """
     if not -1 < correlation < 1:
         raise ValueError(f"correlation: want a value inside (-1, 1), got {correlation!r}")
