@@ -242,7 +242,8 @@ class _Run:
             shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
             torch.manual_seed(derived_seed(config.seed, "weights"))
             setting = Setting(lambda view: ENCODERS[config.encoder](shapes[view]), len(data.train))
-            self.method = METHODS[config.method](setting, **config.options)
+            make: Callable[..., Method] = METHODS[config.method]
+            self.method = make(setting, **config.options)
         trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
         self.model, self.stepper = self.fabric.setup(self.method, self.optimizer)

@@ -55,12 +55,20 @@ class Method(nn.Module):
     Attributes:
         presets: defaults by image set; ``"mnist"`` serves the sets not named.
         kappa: von Mises-Fisher concentration at which the ER bound is evaluated, on the unit sphere.
+        scale: what multiplies inner products in the critic: one over a temperature, or a concentration.
+        online: encoder and head in a row, where a method has one encoder and no other use for the name.
         progress: the part of the training that is done, from 0 to 1; the loop keeps it.
     """
 
     presets: ClassVar[Mapping[str, Preset]]
     kappa: float = 10.0
+    scale: float | Tensor
+    online: nn.Sequential
     progress: float = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 1.0  # not of the class, so that a method may make it a buffer
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
         """Scalars of one batch: ``"loss"``, which is minimised, and any term of it worth logging, all in nats.
@@ -83,7 +91,7 @@ class Method(nn.Module):
 
     def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Critic scores ``[K, K]`` of an embedded pair: row i scores z1_i against every z2_j by inner product."""
-        return z1 @ z2.T
+        return self.scale * (z1 @ z2.T)
 
     def bounds(self, z1: Tensor, z2: Tensor) -> Terms:
         """Bounds of an embedded pair with the method's own critic, by name, in nats: ``"infonce"`` among them."""
@@ -94,8 +102,8 @@ class Method(nn.Module):
         return er_bound(F.normalize(z1, dim=1), F.normalize(z2, dim=1), support="sphere", bandwidth=self.kappa)
 
     def represent(self, view: Tensor) -> Tensor:
-        """The representation ``[N, d]`` of the view that the probe classifies."""
-        raise NotImplementedError
+        """The representation ``[N, d]`` of the view that the probe classifies: the encoder's output, not the head's."""
+        return self.online[0](view)
 
 
 class ClassMethod(Method):

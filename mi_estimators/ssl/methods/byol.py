@@ -43,6 +43,7 @@ class BYOL(Method):
         self.predictor = projection_head(projection, projection)
         self.teacher = Teacher(self.online)
         self.objective, self.momentum, self.kappa = objective, momentum, kappa
+        self.scale = kappa  # log q(z2 | z1) up to a constant
         self.entropy_reconstruction = EntropyReconstruction(
             bandwidth=kappa, predictor=self.predictor, entropy_of="first", symmetric=False
         )
@@ -64,11 +65,3 @@ class BYOL(Method):
     def embed(self, views: Views) -> Views:
         """Prediction from the first view and target of the second, unit vectors."""
         return F.normalize(self.predictor(self.online(views[0])), dim=1), F.normalize(self.teacher(views[1]), dim=1)
-
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines times kappa: log q(z2 | z1) up to a constant."""
-        return self.kappa * super().scores(z1, z2)
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)

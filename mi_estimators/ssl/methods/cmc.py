@@ -85,10 +85,6 @@ class CMC(Method):
         first, second = (F.normalize(head(encoder(view)), dim=1) for encoder, head, view in networks)
         return first, second
 
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines over the temperature (``er``: times kappa)."""
-        return self.scale * super().scores(z1, z2)
-
     def represent(self, view: Tensor) -> Tensor:
         """The encoder's output for the first modality, before the projection."""
         return self.encoders[0](view)

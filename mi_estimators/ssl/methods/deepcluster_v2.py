@@ -92,7 +92,3 @@ class DeepClusterV2(ClassMethod):
         z = F.normalize(self.online(torch.cat(views)), dim=1)
         first, second = (z @ self.centres.to(z.dtype).T / self.temperature).chunk(2)
         return first, second
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)

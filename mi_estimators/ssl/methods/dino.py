@@ -98,7 +98,3 @@ class DINO(ClassMethod):
         center = self._center()
         teacher = self.teacher(views[1]) if center is None else self.teacher(views[1]) - center
         return self.online(views[0]) / self.student_temperature, teacher / self.teacher_temperature
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the head."""
-        return self.online[0](view)

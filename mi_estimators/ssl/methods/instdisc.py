@@ -72,11 +72,3 @@ class InstDisc(Method):
         """Unit projections of both views."""
         first, second = F.normalize(self.online(torch.cat(views)), dim=1).chunk(2)
         return first, second
-
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines over the temperature (``er``: times kappa)."""
-        return self.scale * super().scores(z1, z2)
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)

@@ -66,11 +66,3 @@ class MoCo(Method):
     def embed(self, views: Views) -> Views:
         """Unit query and key."""
         return F.normalize(self.online(views[0]), dim=1), F.normalize(self.teacher(views[1]), dim=1)
-
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines over the temperature (``er``: times kappa)."""
-        return self.scale * super().scores(z1, z2)
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)

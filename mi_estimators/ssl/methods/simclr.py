@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mi_estimators import _checks
 from mi_estimators.entropy import RULES, vmf_concentration
@@ -45,17 +45,17 @@ class SimCLR(Method):
         _checks.choice("bandwidth", bandwidth, ("fixed", *RULES["vmf"]))
         if projection < 2:
             raise ValueError(f"projection: want at least 2 dimensions, got {projection}")
-        self.encoder = setting.make_encoder(0)
-        self.head = projection_head(self.encoder.dim, projection)
+        encoder = setting.make_encoder(0)
+        self.online = nn.Sequential(encoder, projection_head(encoder.dim, projection))
         self.objective = objective
         self.kappa = kappa
         # The critic that goes with each loss: NT-Xent's own logits, or the log-density of q(z2 | z1) up to a constant.
-        self.inverse_temperature: float | Tensor = 1 / temperature if objective == "native" else kappa
+        self.scale = 1 / temperature if objective == "native" else kappa
         self.follows_batch = objective == "er" and bandwidth != "fixed"
         if self.follows_batch:
             # What the last training batch gave: held-out pairs must not choose the critic they are scored with.
-            del self.inverse_temperature
-            self.register_buffer("inverse_temperature", torch.tensor(float(kappa)))
+            del self.scale
+            self.register_buffer("scale", torch.tensor(float(kappa)))
         self.nt_xent = NTXent(temperature=temperature)
         self.entropy_reconstruction = EntropyReconstruction(
             support="sphere", bandwidth=kappa if bandwidth == "fixed" else bandwidth
@@ -69,18 +69,10 @@ class SimCLR(Method):
         bound = self.entropy_reconstruction.terms(z1, z2)
         if self.follows_batch and self.training:
             cosine = float((z1.detach() * z2.detach()).sum(dim=1).mean())
-            cast(Tensor, self.inverse_temperature).fill_(vmf_concentration(z1.shape[1], cosine))
+            cast(Tensor, self.scale).fill_(vmf_concentration(z1.shape[1], cosine))
         return terms_of(bound)
 
     def embed(self, views: Views) -> Views:
         """Unit projections of both views."""
-        first, second = (F.normalize(self.head(self.encoder(view)), dim=1) for view in views)
+        first, second = (F.normalize(self.online(view), dim=1) for view in views)
         return first, second
-
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines over the temperature (``er``: times the concentration of q)."""
-        return self.inverse_temperature * super().scores(z1, z2)
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.encoder(view)

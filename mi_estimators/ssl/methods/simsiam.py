@@ -40,7 +40,7 @@ class SimSiam(Method):
         norm = nn.BatchNorm1d(projection, affine=False)
         self.online = nn.Sequential(encoder, *projection_head(encoder.dim, projection), norm)
         self.predictor = projection_head(projection, projection)
-        self.objective, self.kappa = objective, kappa
+        self.objective, self.kappa, self.scale = objective, kappa, kappa
         self.entropy_reconstruction = EntropyReconstruction(
             bandwidth=kappa, predictor=self.predictor, entropy_of="first", stop_gradient=True, symmetric=False
         )
@@ -59,11 +59,3 @@ class SimSiam(Method):
         """Prediction from the first view and projection of the second, unit vectors."""
         z1, z2 = (self.online(view) for view in views)
         return F.normalize(self.predictor(z1), dim=1), F.normalize(z2, dim=1)
-
-    def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Cosines times kappa: log q(z2 | z1) up to a constant."""
-        return self.kappa * super().scores(z1, z2)
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)

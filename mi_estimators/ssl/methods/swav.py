@@ -86,7 +86,3 @@ class SwAV(ClassMethod):
         """Logits of the prediction from the first view, and of the second view's assignment."""
         first, second = self._cosines(F.normalize(self.online(torch.cat(views)), dim=1)).chunk(2)
         return first / self.temperature, second / self.epsilon
-
-    def represent(self, view: Tensor) -> Tensor:
-        """The encoder's output, before the projection."""
-        return self.online[0](view)
