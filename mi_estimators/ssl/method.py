@@ -60,7 +60,10 @@ class Method(nn.Module):
         progress: the part of the training that is done, from 0 to 1; the loop keeps it.
     """
 
-    presets: ClassVar[Mapping[str, Preset]]
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
+        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
+    }
     kappa: float = 10.0
     scale: float | Tensor
     online: nn.Sequential

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from mi_estimators.ssl.clusters import k_means, whitened
 from mi_estimators.ssl.method import (
     ClassMethod,
     OverImages,
-    Preset,
     Setting,
     Terms,
     check_objective,
@@ -31,11 +30,6 @@ class DeepCluster(ClassMethod):
     sampling over clusters: the label's entropy is then log K. ``er`` weighs them alike and adds the entropy of the mean
     prediction. Images outside the training set have no cluster: the other view's prediction stands for it.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     labels: Tensor
     weights: Tensor

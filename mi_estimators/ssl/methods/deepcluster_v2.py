@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.method import (
     ClassMethod,
     OverImages,
-    Preset,
     Setting,
     Terms,
     check_objective,
@@ -32,11 +31,6 @@ class DeepClusterV2(ClassMethod):
     encoded twice. ``er`` adds the entropy of the mean prediction. Images outside the training set belong to the centre
     nearest to the other view.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     labels: Tensor
     centres: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import PrototypeHead
 from mi_estimators.ssl.method import (
     ClassMethod,
-    Preset,
     Setting,
     Terms,
     check_objective,
@@ -34,11 +33,6 @@ class DINO(ClassMethod):
     ``native`` keeps the teacher from one class for all by subtracting a running mean of its logits, or by Sinkhorn
     codes as DINOv2 does. ``er`` does without: the entropy of the student's mean prediction is a term of the loss.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     center: Tensor
 

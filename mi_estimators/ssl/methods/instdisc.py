@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from mi_estimators.ops import pairwise_lse
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
-from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, check_share, terms_of
+from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, check_share, terms_of
 
 
 class InstDisc(Method):
@@ -23,11 +23,6 @@ class InstDisc(Method):
     the embedding from the entry and adds the entropy of the embeddings. Images outside the training set have no entry;
     the other view's embedding stands for it in their loss.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     def __init__(
         self,

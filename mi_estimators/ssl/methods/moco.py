@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mi_estimators.losses import EntropyReconstruction, InfoNCE
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
-from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, check_share, terms_of
+from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, check_share, terms_of
 from mi_estimators.ssl.teacher import Teacher
 
 
@@ -20,11 +20,6 @@ class MoCo(Method):
     ``native`` minimises InfoNCE against the queue alone. ``er`` minimises reconstruction minus entropy: the key is
     reconstructed from the query, and the queries' entropy, among past ones, takes the place of the negatives.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from mi_estimators.entropy import RULES, vmf_concentration
 from mi_estimators.losses import EntropyReconstruction, NTXent
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
-from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, terms_of
+from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, terms_of
 
 
 class SimCLR(Method):
@@ -24,11 +24,6 @@ class SimCLR(Method):
     bandwidth both densities have the concentration kappa; with a rule, the entropy's is chosen by the rule batch by
     batch, and the reconstruction's by maximum likelihood.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
-from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, mean_of, terms_of
+from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, mean_of, terms_of
 
 
 class SimSiam(Method):
@@ -19,11 +19,6 @@ class SimSiam(Method):
     ``native`` minimises minus the cosine: the stopped gradient and the predictor keep it from collapsing. ``er`` adds
     the entropy of the projections.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     def __init__(
         self,

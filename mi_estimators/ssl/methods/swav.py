@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
 from mi_estimators.ssl.method import (
     ClassMethod,
-    Preset,
     Setting,
     Terms,
     check_objective,
@@ -31,11 +30,6 @@ class SwAV(ClassMethod):
     ``native``: the assignments are Sinkhorn codes, which use all prototypes alike: their entropy is held at its
     largest. ``er``: they are a plain softmax, and the entropy of the mean prediction is a term of the loss.
     """
-
-    presets: ClassVar = {
-        "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
-        "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
-    }
 
     def __init__(
         self,
