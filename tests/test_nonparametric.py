@@ -429,6 +429,13 @@ def test_histogram_counts_cells():
     assert abs(mapped.value - discrete.histogram(x, y).value) <= 1e-12
 
 
+def test_histogram_refuses_more_cells_than_pairs():
+    x = torch.randn(100, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
+    assert math.isfinite(discrete.histogram(x[:, :3], x[:, 3:6]).value)
+    with pytest.raises(ValueError, match=r"x, y: want at most log2\(n\) = 6\.6 columns .*, got 7: "):
+        discrete.histogram(x[:, :3], x[:, 3:])
+
+
 def test_histogram_on_normal_data():
     task = correlated_gaussian(1, 0.4)
     x, y = task.sample(20_000, seed=0, dtype=torch.float64)

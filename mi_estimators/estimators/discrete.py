@@ -96,7 +96,8 @@ def histogram(
 
     Raises:
         TypeError: numbers of bins that are not integers.
-        ValueError: fewer than two bins, or not one number for each coordinate; an unknown spacing or correction.
+        ValueError: fewer than two bins, or not one number for each coordinate; without ``bins``, so many coordinates
+            that two bins of each make more cells than there are pairs; an unknown spacing or correction.
 
     Source:
         Moddemeijer 1989; Miller 1955 (correction).
@@ -105,6 +106,12 @@ def histogram(
     columns = [*x.T, *y.T]
     if bins is None:
         bins = max(2, int((len(x) / 5) ** (1 / len(columns))))
+        if bins ** len(columns) > len(x):
+            raise ValueError(
+                f"x, y: want at most log2(n) = {math.log2(len(x)):.1f} columns together for a histogram, got "
+                f"{len(columns)}: two bins of each make more cells than the {len(x)} pairs, and every pair would have "
+                "one of its own"
+            )
     counts = [bins] * len(columns) if isinstance(bins, (int, float)) else list(bins)
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, (int, np.integer)):

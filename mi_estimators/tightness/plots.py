@@ -77,14 +77,10 @@ def bias_and_variance(found: Sequence[Line]) -> Any:
         )
         truths = [line.truth for line in own]
         bias = [line.mean - line.truth for line in own if line.mean is not None]
-        left.plot(truths, bias, linewidth=0.7, markersize=4, label=variant, **style)
-        right.plot(
-            truths,
-            [math.nan if line.spread is None else line.spread for line in own],
-            linewidth=0.7,
-            markersize=4,
-            **style,
-        )
+        spread = [math.nan if line.spread is None else line.spread for line in own]
+        # No lines: tasks of one and the same information stand above each other.
+        left.plot(truths, bias, linestyle="none", markersize=5, label=variant, **style)
+        right.plot(truths, spread, linestyle="none", markersize=5, **style)
     left.axhline(0, color="black", linewidth=0.9)
     left.set_ylabel("bias (nats)")
     left.set_yscale("symlog", linthresh=0.1)
@@ -105,7 +101,7 @@ def bias_and_variance(found: Sequence[Line]) -> Any:
 def violations(found: Sequence[Line]) -> Any:
     """The share of an estimator's estimates that lie on the wrong side of the truth by three standard errors."""
     ranks = [rank for rank in reversed(ranking(found)) if rank.estimates]
-    figure = _figure(6.5, 0.9 + 0.3 * len(ranks))
+    figure = _figure(6.5, 1.1 + 0.3 * len(ranks))
     axis = figure.subplots()
     rates = [100 * rank.violations / rank.estimates for rank in ranks]
     bars = axis.barh(
@@ -113,7 +109,7 @@ def violations(found: Sequence[Line]) -> Any:
     )
     axis.bar_label(bars, [f"{rank.violations} / {rank.estimates}" for rank in ranks], fontsize=8, padding=3)
     axis.set_xlim(0, max(10, 1.2 * max(rates, default=0)))
-    axis.set_xlabel("violations (% of estimates); blue: lower bounds, orange: upper bounds, grey: neither")
+    axis.set_xlabel("violations (% of estimates)\nblue: lower bounds, orange: upper bounds, grey: neither")
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)
     return figure

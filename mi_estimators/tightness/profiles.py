@@ -39,7 +39,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "max_steps": 5000,
     },
 }  # fmt: skip
-"""Settings by name: a minute or two, about a quarter of an hour, days; all on two cores."""
+"""Settings by name: a minute or two, about 25 minutes, days; all on two cores."""
 
 
 @dataclass(frozen=True)
