@@ -43,15 +43,27 @@ class Rule:
     form: Form
     warm: bool = False
 
-    # A search looks at its numbers and calls scipy, none of which torch.compile can trace: one break of its graph.
-    @torch.compiler.disable
     def __call__(
         self, x: Tensor, *, weights: Tensor | None = None, start: float | Tensor | None = None
     ) -> float | Tensor:
         """The bandwidth of the points; a start is passed on to the rules that begin from one."""
         options: dict[str, Any] = {"start": start} if self.warm and start is not None else {}
-        with torch.no_grad():
-            return self.function(x, weights=weights, **options)
+        search = _untraced_search() if torch.compiler.is_compiling() else _search
+        return search(self.function, x, weights=weights, **options)
+
+
+def _search(function: Callable[..., float | Tensor], x: Tensor, **options: Any) -> float | Tensor:
+    with torch.no_grad():
+        return function(x, **options)
+
+
+def _untraced_search() -> Callable[..., float | Tensor]:
+    """The same as one break of a graph: a search looks at its numbers and calls scipy, which no compiler can trace.
+
+    Made when a graph is traced and not before, because ``torch.compiler.disable`` imports the compiler: 1.5 seconds.
+    """
+    untraced: Callable[..., float | Tensor] = torch.compiler.disable(_search)
+    return untraced
 
 
 def _rules_of_radial(kernel: str) -> dict[str, Rule]:
