@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from mi_estimators import _extras
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +39,34 @@ def progress_bar(label: str) -> Iterator[Callable[..., None]]:
             )
 
         yield report
+
+
+def rich_table(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Collection[int] = (0, 1),
+    no_wrap: bool = False,
+) -> Table:
+    """A Rich table of texts.
+
+    Args:
+        title: above it.
+        header: names of the columns.
+        rows: the cells.
+        left: columns that are aligned to the left; all others to the right.
+        no_wrap: keep every cell on one line.
+
+    Raises:
+        ImportError: Rich is not installed.
+    """
+    table: Table = _extras.require("rich.table", "train").Table(title=title)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index in left else "right", no_wrap=no_wrap)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def print_table(table: Table) -> None:

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mi_estimators import tightness
 from mi_estimators._extras import require
 from mi_estimators.console import print_table, progress_bar
 from mi_estimators.ssl import TrainConfig, train
 from mi_estimators.ssl.checkpoint import write_atomically
 from mi_estimators.ssl.logs import write_json
+from mi_estimators.tightness.training import single_threaded
 
 RUNS: dict[str, dict[str, Any]] = {
     "simclr": {"method": "simclr"},
@@ -63,16 +62,12 @@ def demo(
 
     staircase = _staircase(out / "tightness", seed, steps_per_level)
     results = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks this small gain nothing from a second, and lose much where cores are shared
-    try:
+    with single_threaded():  # networks this small gain nothing from a second, and lose much where cores are shared
         for name, settings in RUNS.items():
             merged = {"eval_every": 100, **settings, **(changes or {})}
             config = TrainConfig(out=str(out / name), seed=seed, accelerator="cpu", **merged)
             with progress_bar(name) as report:
                 results[name] = train(config, overwrite=True, progress=report)
-    finally:
-        torch.set_num_threads(threads)
     print_table(_table(staircase, results))
 
     _save(_training_figure(results), out / "training.png")

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mi_estimators import _checks, _extras
+from mi_estimators import _checks
+from mi_estimators.console import rich_table
 from mi_estimators.estimators import inputs
 from mi_estimators.estimators.estimator import MIEstimator
 from mi_estimators.estimators.result import MIEstimate, SaturationWarning, student_quantile
@@ -128,12 +129,7 @@ class Comparison:
         Raises:
             ImportError: Rich is not installed.
         """
-        out: Table = _extras.require("rich.table", "train").Table(title=f"Mutual information, {self.base}")
-        for index, header in enumerate(_HEADERS):
-            out.add_column(header, justify="left" if index in (0, 5) else "right", no_wrap=True)
-        for row in self.rows():
-            out.add_row(*row)
-        return out
+        return rich_table(f"Mutual information, {self.base}", _HEADERS, self.rows(), left=(0, 5), no_wrap=True)
 
     def __str__(self) -> str:
         rows = [_HEADERS, *self.rows()]

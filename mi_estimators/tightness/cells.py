@@ -8,8 +8,6 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from mi_estimators.bounds import BOUNDS
 from mi_estimators.estimators import ESTIMATORS, estimate_mi
 from mi_estimators.synthetic import TASKS, Task
 from mi_estimators.tightness.profiles import BenchmarkConfig
+from mi_estimators.tightness.training import single_threaded
 from mi_estimators.variational import variational
 
 
@@ -79,16 +78,6 @@ def cells(config: BenchmarkConfig) -> list[Cell]:
     return grid
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _variable(values: Tensor, kind: str) -> Tensor:
     """Symbols as the integers that they are."""
     return values.round().long() if kind == "discrete" else values
@@ -127,7 +116,7 @@ def run_cell(cell: Cell, settings: dict[str, Any]) -> dict[str, Any]:
     x, y = task.sample(cell.n, seed=cell.seed, dtype=torch.float64)
     x, y = _variable(x, task.kind_x), _variable(y, task.kind_y)
     start = time.perf_counter()
-    with _one_thread(), warnings.catch_warnings():
+    with single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # Another seed than that of the pairs: one stream must not serve for both.

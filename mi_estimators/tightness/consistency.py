@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mi_estimators.synthetic import Task
 from mi_estimators.tightness.config import TightnessConfig
-from mi_estimators.tightness.training import train
+from mi_estimators.tightness.training import counting, train
 
 ROWS, COLUMNS = 8, 2
 """Of an image."""
@@ -100,14 +100,7 @@ def run_consistency(
     tests = [(f"baseline, {t} of {ROWS} rows", one[t], one[ROWS], t / ROWS) for t in (2, half, 6)]
     tests += [("data processing", copied, one[half], 1.0), ("additivity", two, one[half], 2.0)]
     tasks = [*one.values(), copied, two]
-    done, total = 0, len(tasks) * len(bounds) * steps
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    report = counting(len(tasks) * len(bounds) * steps, progress)
     values: dict[tuple[str, str], float | None] = {}
     for task in tasks:
         for trained in train(config, [task], report):

@@ -257,15 +257,21 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
 
 
-def task_table(found: Sequence[Line], n: int) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row a task, a column an estimator, in the order of the ranking."""
+def by_task(found: Sequence[Line], n: int) -> tuple[list[str], list[tuple[str, float, list[Line | None]]]]:
+    """Variants in the order of the ranking; and of each task its name, its truth and the line of each variant."""
     variants = [rank.variant for rank in ranking(found, n)]
     at_n = {(line.task, line.variant): line for line in found if line.n == n}
-    rows = []
+    grouped = []
     for task in dict.fromkeys(task for task, _ in at_n):
         own = [at_n.get((task, variant)) for variant in variants]
-        truth = next(line.truth for line in own if line is not None)
-        rows.append([f"`{task}`", f"{truth:.3f}", *(cell_text(line) for line in own)])
+        grouped.append((task, next(line.truth for line in own if line is not None), own))
+    return variants, grouped
+
+
+def task_table(found: Sequence[Line], n: int) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row a task, a column an estimator."""
+    variants, grouped = by_task(found, n)
+    rows = [[f"`{task}`", f"{truth:.3f}", *map(cell_text, own)] for task, truth, own in grouped]
     return ["task", "truth", *variants], rows
 
 

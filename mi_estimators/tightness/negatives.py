@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mi_estimators.synthetic import Task
 from mi_estimators.tightness.config import TightnessConfig
-from mi_estimators.tightness.training import train
+from mi_estimators.tightness.training import counting, train
 
 TRUTH = -math.log1p(-0.04) / 2
 """I(x; y) in nats."""
@@ -85,14 +85,7 @@ def run_negatives(
         seeds=seeds,
         threads=threads,
     )
-    done, total = 0, 2 * len(bounds) * seeds * steps
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    report = counting(2 * len(bounds) * seeds * steps, progress)
     rows = []
     for iid in (True, False):
         trained = train(config, [task(iid=iid)], report)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_estimators import _extras
+from mi_estimators.console import rich_table
 from mi_estimators.tightness import leaderboard
 from mi_estimators.tightness.files import replacing, write_text
 from mi_estimators.tightness.leaderboard import Line, Result, checks, is_close, main_n, ranking
@@ -127,14 +128,9 @@ def _page(found: Sequence[Line], pictures: dict[str, bytes], environment: dict[s
         f"<h2>Ranking at n = {n}</h2>",
         _html_table(header, [[html.escape(cell) for cell in row] for row in rows]),
     ]
-    variants = [rank.variant for rank in ranking(found, n)]
     for size in sorted({line.n for line in found}, key=lambda value: (value != n, value)):
-        at_n = {(line.task, line.variant): line for line in found if line.n == size}
-        body = []
-        for task in dict.fromkeys(task for task, _ in at_n):
-            own = [at_n.get((task, variant)) for variant in variants]
-            truth = next(line.truth for line in own if line is not None)
-            body.append([f"<td>{html.escape(task)}</td>", f"{truth:.3f}", *map(_cell, own)])
+        variants, grouped = leaderboard.by_task(found, size)
+        body = [[f"<td>{html.escape(task)}</td>", f"{truth:.3f}", *map(_cell, own)] for task, truth, own in grouped]
         parts += [
             f"<h2>Tasks at n = {size}</h2>",
             "<p>Means over seeds, in nats. Green: close to the truth. Red: at least one seed on the wrong side of it "
@@ -163,9 +159,4 @@ def ranking_as_rich(results: Sequence[Result]) -> Table:
     """
     found = leaderboard.lines(results)
     header, rows = leaderboard.ranking_table(ranking(found))
-    table: Table = _extras.require("rich.table", "train").Table(title=f"Ranking at n = {main_n(found)}; errors in nats")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return rich_table(f"Ranking at n = {main_n(found)}; errors in nats", header, rows)

@@ -23,11 +23,12 @@ import torch
 from mi_estimators import _extras
 from mi_estimators._version import __version__
 from mi_estimators.bounds import BOUNDS
+from mi_estimators.console import rich_table
 from mi_estimators.synthetic import correlated_gaussian
 from mi_estimators.tightness.config import TightnessConfig
 from mi_estimators.tightness.files import replacing, write_json
 from mi_estimators.tightness.staircase_plot import plot
-from mi_estimators.tightness.training import Trained, train
+from mi_estimators.tightness.training import Trained, counting, train
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,19 +108,10 @@ def run(config: TightnessConfig, progress: Callable[[int, int], None] | None = N
         raise ValueError(f"device: cannot use {config.device!r}: {error}") from error
     tasks = [correlated_gaussian(config.dim, level, cubic=config.cubic) for level in config.levels]
     total = len(config.bounds) * config.seeds * len(tasks) * config.steps_per_level
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        for _ in range(count):
-            done += 1
-            if progress is not None:
-                progress(done, total)
-
     start = time.perf_counter()
     curves: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for member in train(config, tasks, report):
+    for member in train(config, tasks, counting(total, progress)):
         smoothed = smooth(member.values, config.span)
         curves.append({"bound": member.bound, "seed": member.seed, "values": member.values, "smoothed": smoothed})
         rows += _rows(member, smoothed, config)
@@ -205,26 +197,18 @@ def table(result: dict[str, Any]) -> Table:
     Raises:
         ImportError: Rich is not installed.
     """
-    rich_table = _extras.require("rich.table", "train")
     config = result["config"]
-    out: Table = rich_table.Table(
-        title=f"Estimate in nats at each level: mean ± std over the last quarter of {config['steps_per_level']} steps"
-    )
-    out.add_column("bound \\ truth", no_wrap=True)
-    for level in config["levels"]:
-        out.add_column(f"{level:.2f}", justify="right", no_wrap=True)
-    out.add_column("cap", justify="right", no_wrap=True)
-    out.add_column("violations", justify="right", no_wrap=True)
-    out.add_column("s", justify="right", no_wrap=True)
-    lines = summary(result)
+    title = f"Estimate in nats at each level: mean ± std over the last quarter of {config['steps_per_level']} steps"
+    header = ("bound \\ truth", *(f"{level:.2f}" for level in config["levels"]), "cap", "violations", "s")
+    lines, out = summary(result), []
     for name in config["bounds"]:
         rows = [row for row in lines if row["bound"] == name]
         cells = [_cell(row) for row in rows]
         cap = "none" if rows[0]["cap"] is None else f"{rows[0]['cap']:.2f}"
         violations = sum(row["violations"] for row in rows)
         steps = sum(row["steps"] for row in rows)
-        out.add_row(name, *cells, cap, f"{violations} / {steps}", f"{sum(row['seconds'] for row in rows):.0f}")
-    return out
+        out.append((name, *cells, cap, f"{violations} / {steps}", f"{sum(row['seconds'] for row in rows):.0f}"))
+    return rich_table(title, header, out, left=(0,), no_wrap=True)
 
 
 def _cell(row: dict[str, Any]) -> str:

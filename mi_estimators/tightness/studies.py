@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mi_estimators import _extras
+from mi_estimators.console import rich_table
 from mi_estimators.tightness.consistency import run_consistency
 from mi_estimators.tightness.negatives import run_negatives
 
@@ -73,9 +73,4 @@ def study_table(name: str, result: dict[str, Any]) -> Table:
         ImportError: Rich is not installed.
     """
     study = STUDIES[name]
-    table: Table = _extras.require("rich.table", "train").Table(title=study.summary)
-    for index, column in enumerate(study.header):
-        table.add_column(column, justify="left" if index < 2 else "right")
-    for row in result["rows"]:
-        table.add_row(*study.cells(result, row))
-    return table
+    return rich_table(study.summary, study.header, [study.cells(result, row) for row in result["rows"]])

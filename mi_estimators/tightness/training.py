@@ -53,13 +53,28 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
+    """One thread for PyTorch's operations; afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def counting(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """What :func:`train` reports steps to: adds them up and calls ``progress(done, total)`` for each."""
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        for _ in range(count):
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+    return report
 
 
 def build(bound: str, task: Task, config: TightnessConfig, seed: int) -> VariationalEstimator:
@@ -115,7 +130,7 @@ def train(config: TightnessConfig, tasks: Sequence[Task], report: Callable[[int]
         torch.set_num_threads(1)
         job()
 
-    with _single_threaded(), ThreadPoolExecutor(workers) as pool:
+    with single_threaded(), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
             for future in as_completed(futures):
