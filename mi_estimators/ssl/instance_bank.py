@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mi_estimators.ops import pairwise_lse
+
 
 class InstanceBank(nn.Module):
     r"""A unit vector for each training image, :math:`v_i \leftarrow m\, v_i + (1 - m)\, z_i`, then normalised again.
@@ -27,6 +29,17 @@ class InstanceBank(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("entries", F.normalize(torch.randn(size, dim), dim=1))
+
+    def loss(self, z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
+        r"""Softmax over the bank, in nats: :math:`\mathrm{mean}_i \log \sum_j e^{s\, z_i v_j} - s\, z_i p_i`.
+
+        Shape:
+            - z: unit embeddings ``[K, d]``.
+            - positives: ``[K, d]``, what each is told from the bank's entries: its own entry, or a stand-in for it.
+            - output: a scalar.
+        """
+        everyone = pairwise_lse(z, self.entries.to(z.dtype), scale=scale)
+        return (everyone - scale * (z * positives.to(z.dtype)).sum(dim=1)).mean()
 
     @torch.no_grad()
     def update(self, index: Tensor, z: Tensor) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mi_estimators import _checks
 from mi_estimators.losses import EntropyReconstruction, InfoNCE
-from mi_estimators.ops import pairwise_lse
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import Encoder, projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
@@ -63,14 +62,11 @@ class CMC(Method):
             return terms_of(self.entropy_reconstruction.terms(z1, z2))
         if not self.banks or index is None:  # images outside the training set are in no bank
             return {"loss": self.info_nce(z1, z2)}
-        losses = []
-        for z, bank in ((z1, self.banks[1]), (z2, self.banks[0])):
-            entries = bank.entries.to(z.dtype)
-            positives = self.scale * (z * entries[index]).sum(dim=1)
-            losses.append((pairwise_lse(z, entries, scale=self.scale) - positives).mean())
         if self.training:
             self.seen = index, z1.detach(), z2.detach()
-        return {"loss": (losses[0] + losses[1]) / 2}
+        first, second = self.banks
+        forward = second.loss(z1, second.entries[index], self.scale)
+        return {"loss": (forward + first.loss(z2, first.entries[index], self.scale)) / 2}
 
     def end_step(self) -> None:
         """The banks take in the batch, which the backward pass needed as it was."""

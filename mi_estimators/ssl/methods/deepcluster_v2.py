@@ -8,31 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
-from mi_estimators.ssl.clusters import k_means
+from mi_estimators.ssl.clusters import ClusterMethod, k_means
 from mi_estimators.ssl.instance_bank import InstanceBank
-from mi_estimators.ssl.method import (
-    ClassMethod,
-    OverImages,
-    Setting,
-    Terms,
-    check_objective,
-    mean_of,
-    terms_of,
-)  # fmt: skip
+from mi_estimators.ssl.method import OverImages, Setting, Terms
 
 
-class DeepClusterV2(ClassMethod):
+class DeepClusterV2(ClusterMethod):
     """Predict the spherical k-means cluster of an image, the centres serving as the classifier.
 
     Clusters are found at the start of an epoch from the embeddings of the last one, which a bank holds: no image is
-    encoded twice. ``er`` adds the entropy of the mean prediction. Images outside the training set belong to the centre
-    nearest to the other view.
+    encoded twice. ``er`` adds the entropy of the mean prediction.
     """
 
-    labels: Tensor
     centres: Tensor
 
     def __init__(
@@ -45,17 +34,12 @@ class DeepClusterV2(ClassMethod):
         temperature: Annotated[float, "temperature of the predictions"] = 0.1,
         projection: Annotated[int, "dimension of the sphere's ambient space"] = 64,
     ) -> None:
-        super().__init__()
-        check_objective(objective, clusters=clusters, every=every, temperature=temperature)
+        super().__init__(setting.size, objective, clusters, every, temperature=temperature)
         encoder = setting.make_encoder(0)
         self.online = nn.Sequential(encoder, projection_head(encoder.dim, projection))
         self.bank = InstanceBank(setting.size, projection, momentum=0.0)
-        self.objective, self.clusters, self.every, self.temperature = objective, clusters, every, temperature
-        self.register_buffer("labels", torch.zeros(setting.size, dtype=torch.int64))
+        self.temperature = temperature
         self.register_buffer("centres", torch.zeros(clusters, projection))
-        self.entropy_reconstruction = EntropyReconstruction(
-            "discrete", logits=True, entropy_of="first", symmetric=False
-        )
 
     def begin_epoch(self, epoch: int, over_images: OverImages) -> None:
         """Cluster the bank, every few epochs; at first, what the networks give before training."""
@@ -68,21 +52,19 @@ class DeepClusterV2(ClassMethod):
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
         """Loss of both views."""
-        z1, z2 = F.normalize(self.online(torch.cat(views)), dim=1).chunk(2)
-        first, second = (z @ self.centres.to(z.dtype).T / self.temperature for z in (z1, z2))
-        labels = (second.argmax(dim=1), first.argmax(dim=1)) if index is None else 2 * (self.labels[index],)
+        z1, z2 = self._unit(views)
         if self.training and index is not None:
             self.bank.update(index, (z1 + z2).detach())
-        return mean_of(self._terms(first, labels[0]), self._terms(second, labels[1]))
+        return self.classified(self._logits(z1), self._logits(z2), index)
 
-    def _terms(self, logits: Tensor, labels: Tensor) -> Terms:
-        if self.objective == "native":
-            return {"loss": F.cross_entropy(logits, labels)}
-        certain = F.one_hot(labels, self.clusters).to(logits.dtype)
-        return terms_of(self.entropy_reconstruction.terms(logits, (certain + 1e-12).log()))
+    def _unit(self, views: Views) -> Views:
+        first, second = F.normalize(self.online(torch.cat(views)), dim=1).chunk(2)
+        return first, second
+
+    def _logits(self, z: Tensor) -> Tensor:
+        return z @ self.centres.to(z.dtype).T / self.temperature
 
     def embed(self, views: Views) -> Views:
         """Logits of both views."""
-        z = F.normalize(self.online(torch.cat(views)), dim=1)
-        first, second = (z @ self.centres.to(z.dtype).T / self.temperature).chunk(2)
+        first, second = map(self._logits, self._unit(views))
         return first, second

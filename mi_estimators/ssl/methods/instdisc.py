@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mi_estimators.losses import EntropyReconstruction
-from mi_estimators.ops import pairwise_lse
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.backbones import projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
@@ -46,13 +45,13 @@ class InstDisc(Method):
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
         """Loss of the first views against the bank."""
-        z, other = self.embed(views)
-        entries = other.detach() if index is None else self.bank.entries[index]
+        if index is None:
+            z, other = self.embed(views)
+            entries = other.detach()
+        else:  # the second views are not encoded
+            z, entries = F.normalize(self.online(views[0]), dim=1), self.bank.entries[index]
         if self.objective == "native":
-            bank = self.bank.entries.to(z.dtype)
-            positives = self.scale * (z * entries).sum(dim=1)
-            everyone = pairwise_lse(z, bank, scale=self.scale)
-            terms = {"loss": (everyone - positives).mean()}
+            terms = {"loss": self.bank.loss(z, entries, self.scale)}
         else:
             terms = terms_of(self.entropy_reconstruction.terms(entries.to(z.dtype), z))
         if self.training and index is not None:
