@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import write_json
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Seconds for each step. Together they leave more than a minute of the eight for the build.
@@ -188,7 +190,7 @@ def benchmarks(out: Path, seconds: float) -> int:
                     result.pop("grad", None)
                 report["cases"].append(case)
                 # Whatever happens later, what was measured is kept.
-                write_atomically(out, report)
+                write_json(out, report)
     return min(failed, 1)
 
 
@@ -314,13 +316,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(scratch, path)
-
-
 def cell(result: dict[str, Any] | None) -> str:
     if result is None:
         return "-"
@@ -364,7 +359,7 @@ def check() -> int:
         # After every step, so that a machine that is taken away leaves what was found.
         steps[name] = step
         report["steps"][name] = {key: value for key, value in step.items() if key != "output"}
-        write_atomically(path, report)
+        write_json(path, report)
         if step["status"] == "failed":
             print(f"\n---- {name} failed; the end of its output:\n" + step["output"][-4000:])
 

@@ -10,7 +10,6 @@ where an error is above what is allowed. Wants ott-jax, jax, POT and geomloss be
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 import mi_estimators as mi
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.run import write_atomically
 
 N, M, D = 40, 30, 3
 EPSILONS = (0.5, 2.0)
@@ -160,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = provenance(torch.get_num_threads(), ("ott-jax", "jax", "POT", "geomloss"))
     lines = compare("OTT", ott) + compare("POT", pot) + compare("geomloss", geomloss, divergence=True)
     document = {**about, "study": "oracles", "lines": lines, "allowed": LARGEST}
-    write_atomically(out, json.dumps(document, indent=1) + "\n")
+    write_json(out, document)
     met = True
     for name, allowed in LARGEST.items():
         errors = [error for line in lines if line["oracle"] == name for error in line["errors"].values()]

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar, Outcome
+from benchmarks.files import write_text
 from benchmarks.harness import FLOOR, Row, heaviest
 from benchmarks.provenance import ROOT
 from benchmarks.report import BARS, CONTENDERS, RATIOS, Lines, bar_lines, bytes_text, contender_cells, ratio_lines
-from benchmarks.run import write_atomically
 from benchmarks.studies.tables import STUDIES, Table
 
 SINKHORN_PAGE = ROOT / "docs" / "sinkhorn_results.md"
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     results = Results(arguments.results, json.loads(arguments.results.read_text()))
     page = arguments.page or results.page
-    write_atomically(page, filled(page.read_text(), results, page))
+    write_text(page, filled(page.read_text(), results, page))
     print(f"filled {page}")
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 
 from benchmarks import bars, harness, report
 from benchmarks.bars import Outcome
+from benchmarks.files import write_json
 from benchmarks.harness import FLOOR, MODES, OURS, Budget, Case, Entry, Row
 from benchmarks.limits import History
 from benchmarks.memory import MemoryProbe
@@ -31,20 +29,6 @@ from benchmarks.suites import SUITES
 
 FULL = Budget(seconds=1.0, rounds=30, min_rounds=3)
 QUICK = Budget(seconds=0.3, rounds=10, min_rounds=3, call_s=2.0)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclasses.dataclass
@@ -150,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return bars.evaluate(suite.bars, rows, arguments.threads, about["machine"]["features"])
 
     def save(rows: Sequence[Row], to: Path = unfinished) -> None:
-        write_atomically(to, json.dumps(document(about, settings, rows, judged(rows)), indent=1, default=str) + "\n")
+        write_json(to, document(about, settings, rows, judged(rows)))
 
     with MemoryProbe() as probe:
         history = History(budget.call_s if arguments.quick else suite.patience_s or budget.call_s)

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.files import write_json, write_text
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.publish import markdown
-from benchmarks.run import write_atomically
 from mi_estimators import tightness
 from mi_estimators.tightness.plots import PLOTS
 
@@ -69,7 +69,7 @@ def staircase(folder: Path) -> list[str]:
     name = f"staircase-{config['critic']}"
     summary = tightness.summary(result)
     small = {"config": config, "levels": summary, "environment": result["environment"], "seconds": result["seconds"]}
-    write_atomically(FOLDER / f"{name}.json", json.dumps(small, indent=1) + "\n")
+    write_json(FOLDER / f"{name}.json", small)
     published = PUBLISHED_SEPARABLE if config["critic"] == "separable" else PUBLISHED
     rows = []
     for bound in config["bounds"]:
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parts += study(name, getattr(arguments, name))
     if arguments.speed:
         parts += speed(arguments.speed)
-    write_atomically(PAGE, "\n".join(parts))
+    write_text(PAGE, "\n".join(parts))
     print(f"wrote {PAGE} and {FOLDER}")
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from mi_estimators import tightness
 from mi_estimators._extras import require
+from mi_estimators._files import replacing, write_json
 from mi_estimators.console import print_table, progress_bar
 from mi_estimators.ssl import TrainConfig, train
-from mi_estimators.ssl.checkpoint import write_atomically
-from mi_estimators.ssl.logs import write_json
 from mi_estimators.tightness.training import single_threaded
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -77,7 +76,7 @@ def demo(
         "training": {name: {key: result[key] for key in ("probe", "heldout")} for name, result in results.items()},
         "seconds": time.perf_counter() - start,
     }
-    write_json(out / "results.json", summary)
+    write_json(out / "results.json", summary, indent=2)
     plots = (out / "tightness" / "staircase.png", out / "training.png", out / "probes.png")
     print(*plots, out / "results.json", sep="\n")
     return summary
@@ -92,7 +91,8 @@ def _staircase(folder: Path, seed: int, steps: int) -> dict[str, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
 
 
 def _table(staircase: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> Any:

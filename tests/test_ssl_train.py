@@ -254,20 +254,6 @@ def test_there_must_be_a_checkpoint_to_resume(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    checkpoint_module.write_atomically(path, lambda file: file.write(b"old"))
-
-    def fail(file: Any) -> None:
-        file.write(b"ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint_module.write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run import write_atomically
+from benchmarks.files import write_json
 
 Cell = dict[str, Any]
 
@@ -39,7 +39,7 @@ def run(
                 continue
             begun = time.monotonic()
             cell = {"settings": dict(settings), **compute(**settings)}
-            write_atomically(path, json.dumps(cell, indent=1) + "\n")
+            write_json(path, cell)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         cells.append(cell)
     if left:

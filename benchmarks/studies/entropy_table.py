@@ -14,7 +14,6 @@ few dimensions, is in both and drops out.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -27,8 +26,8 @@ import numpy as np
 import torch
 
 import mi_estimators as mi
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.run import write_atomically
 from benchmarks.studies import cells
 from benchmarks.studies.cells import Cell
 from benchmarks.studies.distributions import DISTRIBUTIONS, MONTE_CARLO
@@ -248,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "lines": lines,
         "agreement": [{**cell["settings"], **cell["agreement"]} for cell in found if "agreement" in cell],
     }
-    write_atomically(arguments.out, json.dumps(document, indent=1) + "\n")
+    write_json(arguments.out, document)
     plot(lines, arguments.out.with_suffix(".png"))
     print(f"results: {arguments.out}")
     return 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import tempfile
 import warnings
@@ -23,8 +22,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.run import write_atomically
 from benchmarks.studies import cells
 from benchmarks.studies.cells import Cell
 
@@ -167,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **result,
         "cells": found,
     }
-    write_atomically(out, json.dumps(document, indent=1) + "\n")
+    write_json(out, document)
     title = f"SimCLR+ER on {arguments.data}, sphere in {arguments.projection} dimensions"
     plot(result, out.with_suffix(".png"), title)
     print(f"results: {out}")

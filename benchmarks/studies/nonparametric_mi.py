@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.report import MET, print_table
-from benchmarks.run import write_atomically
 from mi_estimators.entropy import knn_entropy
 from mi_estimators.estimators import gaussian, ksg
 from mi_estimators.synthetic import TASKS, correlated_gaussian
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "many_dimensions": many_dimensions(n, arguments.dim, 20.0, 3),
     }  # fmt: skip
     report(document)
-    write_atomically(arguments.out, json.dumps(document, indent=1) + "\n")
+    write_json(arguments.out, document)
     print(f"results: {arguments.out}")
     return 0
 

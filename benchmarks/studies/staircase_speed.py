@@ -13,7 +13,6 @@ FLO. Contenders run in turn with the same number of threads; ratios are medians 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,8 +21,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.run import write_atomically
 from mi_estimators.synthetic import correlated_gaussian
 from mi_estimators.tightness import TightnessConfig, run
 from mi_estimators.variational import variational
@@ -171,7 +170,7 @@ def main() -> None:
         for name, values in samples.items():
             ratio = statistics.median(v / o for v, o in zip(values, samples["ours"], strict=True))
             print(f"  {name:20} {1e3 * statistics.median(values):8.1f} ms a step of all   {ratio:5.2f} x ours")
-    write_atomically(arguments.out, json.dumps(document, indent=1) + "\n")
+    write_json(arguments.out, document)
     print(arguments.out)
 
 

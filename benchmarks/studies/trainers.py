@@ -12,7 +12,6 @@ without what keeps it from collapsing.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,8 +22,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.run import write_atomically
 from benchmarks.studies import cells
 from benchmarks.studies.cells import Cell
 
@@ -165,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": rows,
         "cells": found,
     }
-    write_atomically(arguments.out, json.dumps(document, indent=1) + "\n")
+    write_json(arguments.out, document)
     plot(rows, arguments.out.with_suffix(".png"))
     print(f"results: {arguments.out}")
     return 0

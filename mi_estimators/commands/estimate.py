@@ -7,12 +7,12 @@ import contextlib
 import inspect
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mi_estimators import _checks, _extras
+from mi_estimators._files import replacing
 from mi_estimators.commands.data_files import read_variables
 from mi_estimators.commands.options import as_command, flag, parameter
 from mi_estimators.console import print_table
@@ -152,12 +152,8 @@ def _write_plot(result: MIEstimate, path: Path) -> None:
     """Whole or not at all."""
     from mi_estimators.estimators import plot
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         plot(result).savefig(partial, format=path.suffix[1:].lower(), dpi=150)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

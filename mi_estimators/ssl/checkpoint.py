@@ -1,48 +1,23 @@
-"""Files that are either whole or absent, and checkpoints made of them."""
+"""Checkpoints: whole or absent, and read without running what is in them."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+
+from mi_estimators._files import replacing
 
 FORMAT = 1
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place, flush it to the disk, then move it there in one step.
-
-    A process killed at any moment leaves the old file or the new one, never a part of one.
-
-    Args:
-        path: the file; its folder exists.
-        write: called with the open binary file.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private to the user; a run's files get the permissions any other new file would.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def save(path: Path, state: dict[str, Any]) -> None:
     """Save a checkpoint of tensors, numbers, strings and containers of them, atomically."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    with replacing(path) as partial:
+        torch.save({"format": FORMAT, **state}, partial)
 
 
 def load(path: Path) -> dict[str, Any]:

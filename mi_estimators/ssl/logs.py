@@ -9,15 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mi_estimators._extras import require
-from mi_estimators.ssl.checkpoint import write_atomically
+from mi_estimators._files import write_text
 
 Row = dict[str, float]
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically; NaN and infinities are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 class RunLog:
@@ -56,10 +50,10 @@ class RunLog:
 
     def _write(self) -> None:
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(lines.encode()))
+        write_text(self.folder / "metrics.jsonl", lines)
         table = io.StringIO(newline="")
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         writer = csv.DictWriter(table, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
+        write_text(self.folder / "metrics.csv", table.getvalue())

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators._extras import require
+from mi_estimators._files import remove_partial, write_json
 from mi_estimators.image_sets import DATASETS, ImageSet, load
 from mi_estimators.ssl import checkpoint
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
 from mi_estimators.ssl.backbones import ENCODERS, shape_of
 from mi_estimators.ssl.data import Batches, derived_seed
 from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
-from mi_estimators.ssl.logs import RunLog, write_json
+from mi_estimators.ssl.logs import RunLog
 from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.probe import over_anchors, probe_method, probe_pixels
@@ -283,9 +284,8 @@ class _Run:
     def go(self, progress: Progress | None) -> dict[str, Any]:
         with torch.random.fork_rng(), _stop_signals() as stop:
             (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
-            for part in self.folder.glob(".*.part"):  # of a process killed while it wrote
-                part.unlink()
-            write_json(self.folder / "config.json", dataclasses.asdict(self.config))
+            remove_partial(self.folder)
+            write_json(self.folder / "config.json", dataclasses.asdict(self.config), indent=2)
             if self.step == 0:
                 self.save()
             log = RunLog(self.folder, self.rows)
@@ -314,7 +314,7 @@ class _Run:
                 "heldout": self.rows[-1],
                 "history": self.rows,
             }
-            write_json(self.folder / "results.json", results)
+            write_json(self.folder / "results.json", results, indent=2)
             return results
 
     def _train_step(self) -> None:

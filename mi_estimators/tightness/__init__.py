@@ -4,9 +4,9 @@ Two instruments: a *staircase* trains bounds on Gaussians whose mutual informati
 *benchmark* tries estimators on many tasks (:func:`run_benchmark`).
 """
 
+from mi_estimators._files import write_json
 from mi_estimators.tightness.benchmark import BACKENDS, environment, run_benchmark
 from mi_estimators.tightness.config import PRESETS, TightnessConfig
-from mi_estimators.tightness.files import write_json
 from mi_estimators.tightness.plots import PLOTS
 from mi_estimators.tightness.profiles import PROFILES, BenchmarkConfig
 from mi_estimators.tightness.report import ranking_as_rich, save_report

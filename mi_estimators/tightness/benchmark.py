@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from mi_estimators import _checks, _extras
+from mi_estimators._files import read_json, write_json
 from mi_estimators._version import __version__
 from mi_estimators.tightness.cells import Cell, cells, run_cell
-from mi_estimators.tightness.files import read_json, write_json
 from mi_estimators.tightness.profiles import BenchmarkConfig
 
 BACKENDS = {"loky": "joblib", "dask": "distributed", "ray": "ray"}

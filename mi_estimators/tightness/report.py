@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_estimators import _extras
+from mi_estimators._files import replacing, write_text
 from mi_estimators.console import rich_table
 from mi_estimators.tightness import leaderboard
-from mi_estimators.tightness.files import replacing, write_text
 from mi_estimators.tightness.leaderboard import Line, Result, checks, is_close, main_n, ranking
 from mi_estimators.tightness.plots import PLOTS
 

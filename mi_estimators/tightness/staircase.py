@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mi_estimators import _extras
+from mi_estimators._files import replacing, write_json
 from mi_estimators._version import __version__
 from mi_estimators.bounds import BOUNDS
 from mi_estimators.console import rich_table
 from mi_estimators.synthetic import correlated_gaussian
 from mi_estimators.tightness.config import TightnessConfig
-from mi_estimators.tightness.files import replacing, write_json
 from mi_estimators.tightness.staircase_plot import plot
 from mi_estimators.tightness.training import Trained, counting, train
 
