@@ -114,8 +114,11 @@ def test_a_cell_and_its_summary() -> None:
     def line(*biases: dict[str, float]) -> dict:
         settings = {"distribution": "gaussian", "d": 2, "n": 1000}
         found = [
-            {"settings": settings, "methods": {m: {"bias": b} for m, b in given.items()} | {"broken": {"note": "no"}}}
-            for given in biases
+            {
+                "settings": {**settings, "seed": seed},
+                "methods": {m: {"bias": b} for m, b in given.items()} | {"broken": {"note": "no"}},
+            }
+            for seed, given in enumerate(biases)
         ]
         (made,) = entropy_table.summary(found)
         return made
@@ -127,6 +130,11 @@ def test_a_cell_and_its_summary() -> None:
     assert line({"ours loo": 0.3, "ours scott": 0.0, "scipy scott": -0.2})["met"] is False
     assert line({"ours loo": 0.3, "ours loo_full": 0.1, "scipy scott": -0.2})["met"] is True
     assert line({"ours loo": 0.3})["met"] is None
+    # A slow rule that ran on one seed is compared on that one.
+    slow = line({"ours loo": 0.1, "statsmodels cv_ml": 0.15}, {"ours loo": 0.5})
+    assert (slow["best_peer"], slow["best_there"], slow["met"]) == ("statsmodels cv_ml", 0.1, True)
+    slow = line({"ours loo": 0.5, "statsmodels cv_ml": 0.35}, {"ours loo": 0.1})
+    assert (slow["best_there"], slow["met"]) == (0.5, False)
 
 
 def test_a_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ def _entropy(line: Document) -> str:
 
 def bias(document: Document, distribution: str) -> Table:
     """A line a dimension and size: the best of our ``loo`` family and the best of all other libraries' rules."""
-    header = ("d", "n", "seeds", "entropy", "ours", "bias", "best of the others", "bias", "no larger")
+    header = (
+        "d", "n", "seeds", "entropy", "ours", "bias", "best of the others", "bias", "ours, its seeds", "no larger"
+    )  # fmt: skip
     chosen = [line for line in document["lines"] if line["distribution"] == distribution]
     if not chosen:
         raise ValueError(f"the study has no distribution {distribution!r}")
@@ -35,6 +37,7 @@ def bias(document: Document, distribution: str) -> Table:
             str(line["d"]), str(line["n"]), str(line["seeds"]), _entropy(line),
             (line["best"] or "").removeprefix("ours "), _bias(line, line["best"]),
             line["best_peer"] or "none has a rule", _bias(line, line["best_peer"]),
+            "" if line["best_there"] is None else f"{line['best_there']:+.4f}",
             MET[line["met"]] if line["best_peer"] else "",
         )
         for line in sorted(chosen, key=lambda line: (line["d"], line["n"]))
