@@ -71,7 +71,7 @@ def test_a_second_run_computes_nothing_and_a_larger_grid_only_what_is_new(result
     ran = []
     monkeypatch.setattr(
         "mi_estimators.tightness.benchmark.run_cell",
-        lambda cell, _: ran.append(cell) or run_cell(cell, config.of_a_cell),
+        lambda cell, *_: ran.append(cell) or run_cell(cell, config.of_a_cell),
     )
     assert run_benchmark(config, out) == found
     assert not ran
@@ -291,9 +291,9 @@ def test_consistency_study():
 
 @pytest.mark.parametrize(("rows", "images"), [((8,), 1), ((4, 2), 1), ((4, 4), 2)])
 def test_the_information_of_the_rows_is_that_of_their_covariance(rows, images):
-    from mi_estimators.tightness.consistency import seen_rows
+    from mi_estimators.tightness.consistency import gaussian_images, seen_rows
 
-    task = seen_rows(*rows, images=images, nats_per_row=0.3)
+    task = seen_rows(gaussian_images(0.3), *rows, copies=images)
     x, y = task.sample(60_000, dtype=torch.float64)
     assert (x.shape[1], y.shape[1]) == (task.dim_x, task.dim_y)
     # Copies make both covariances singular: leave out the columns that repeat others.

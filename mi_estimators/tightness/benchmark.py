@@ -7,6 +7,7 @@ import importlib.util
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def run_benchmark(
     if progress is not None:
         progress(len(done), len(grid))
     missing = [cell for cell in grid if cell not in done]
-    for cell, result in _results(missing, config.of_a_cell, jobs, backend):
+    for cell, result in _results(missing, config, jobs, backend):
         write_json(folder / f"{cell.name}.json", result)
         done[cell] = result
         if progress is not None:
@@ -123,14 +124,15 @@ def _stored(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def _results(
-    grid: list[Cell], settings: dict[str, Any], jobs: int, backend: str
+    grid: list[Cell], config: BenchmarkConfig, jobs: int, backend: str
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Results as they come."""
     if not grid:
         return
+    run = partial(_run_named, settings=config.of_a_cell, data_dir=config.data_dir)
     if jobs == 1 and backend == "loky":
         for cell in grid:
-            yield cell, run_cell(cell, settings)
+            yield run(cell)
         return
     joblib = _extras.require("joblib", "train")
     with contextlib.ExitStack() as stack:
@@ -147,8 +149,8 @@ def _results(
         group = 8 * max(1, joblib.effective_n_jobs(jobs)) if backend == "ray" else len(grid)
         for start in range(0, len(grid), group):
             parallel = joblib.Parallel(batch_size=1, return_as="list" if backend == "ray" else "generator_unordered")
-            yield from parallel(joblib.delayed(_run_named)(cell, settings) for cell in grid[start : start + group])
+            yield from parallel(joblib.delayed(run)(cell) for cell in grid[start : start + group])
 
 
-def _run_named(cell: Cell, settings: dict[str, Any]) -> tuple[Cell, dict[str, Any]]:
-    return cell, run_cell(cell, settings)
+def _run_named(cell: Cell, settings: dict[str, Any], data_dir: str | None) -> tuple[Cell, dict[str, Any]]:
+    return cell, run_cell(cell, settings, data_dir)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mi_estimators.bounds import BOUNDS
 from mi_estimators.estimators import ESTIMATORS, estimate_mi
-from mi_estimators.synthetic import TASKS, Task
+from mi_estimators.synthetic import Task
 from mi_estimators.tightness.profiles import BenchmarkConfig
+from mi_estimators.tightness.tasks import find_task
 from mi_estimators.tightness.training import single_threaded
 from mi_estimators.variational import variational
 
@@ -66,7 +67,7 @@ def cells(config: BenchmarkConfig) -> list[Cell]:
     grid = []
     for estimator in sorted(config.estimators, key=lambda name: name not in BOUNDS):
         for task, seed in itertools.product(config.tasks, range(config.seed, config.seed + config.seeds)):
-            if not takes(estimator, TASKS[task]):
+            if not takes(estimator, find_task(task, config.data_dir)):
                 continue
             further = config.convergence_n if task in config.convergence_tasks else ()
             critics = config.critics if _trains_a_critic(estimator) else (None,)
@@ -83,12 +84,13 @@ def _variable(values: Tensor, kind: str) -> Tensor:
     return values.round().long() if kind == "discrete" else values
 
 
-def run_cell(cell: Cell, settings: dict[str, Any]) -> dict[str, Any]:
+def run_cell(cell: Cell, settings: dict[str, Any], data_dir: str | None = None) -> dict[str, Any]:
     """Estimate on fresh pairs, on one thread.
 
     Args:
         cell: what to estimate.
         settings: :attr:`BenchmarkConfig.of_a_cell`.
+        data_dir: folder of the files of image sets, for tasks that need it.
 
     Returns:
         A dictionary ready for JSON: the cell's fields, ``truth``, ``truth_error`` (its standard error, 0 where it
@@ -96,7 +98,7 @@ def run_cell(cell: Cell, settings: dict[str, Any]) -> dict[str, Any]:
         standard errors: 3/1.96 times half the width of the 95 % interval), ``kind`` of bound, ``seconds``, and
         ``error``, which says why there is no value, or is None.
     """
-    task = TASKS[cell.task]
+    task = find_task(cell.task, data_dir)
     options: dict[str, Any] = {}
     if cell.batch_size is not None:
         options = {**settings, "batch_size": cell.batch_size}

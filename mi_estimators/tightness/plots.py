@@ -85,7 +85,8 @@ def bias_and_variance(found: Sequence[Line]) -> Any:
     left.set_ylabel("bias (nats)")
     left.set_yscale("symlog", linthresh=0.1)
     right.set_ylabel("standard deviation over seeds (nats)")
-    right.set_yscale("log")
+    if any((line.spread or 0) > 0 for line in found if line.n == n):  # not with one seed
+        right.set_yscale("log")
     for axis in (left, right):
         axis.set_xscale("symlog", linthresh=0.5)
         ticks = [tick for tick in (0, 0.5, 1, 2, 5, 10, 20) if tick <= 1.2 * max(line.truth for line in found)]

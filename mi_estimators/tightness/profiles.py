@@ -8,6 +8,7 @@ from typing import Any
 from mi_estimators import _checks, synthetic
 from mi_estimators.critics import CRITICS
 from mi_estimators.estimators import ESTIMATORS
+from mi_estimators.tightness.tasks import IMAGE_TASKS, find_task
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
@@ -47,7 +48,8 @@ class BenchmarkConfig:
     """Settings of the benchmark: a grid of tasks, estimators, critics, numbers of pairs, batch sizes and seeds.
 
     Attributes:
-        tasks: names in :data:`mi_estimators.synthetic.TASKS`.
+        tasks: names in :data:`mi_estimators.synthetic.TASKS`, or of pictures of an image set, such as
+            ``mnist-channel-2-0.02`` (see :func:`mi_estimators.synthetic.load_task`).
         estimators: names in :data:`mi_estimators.estimators.ESTIMATORS`. Those that do not take a task's kind of
             variables are left out there.
         critics: names in :data:`mi_estimators.critics.CRITICS`, for the estimators that train one.
@@ -59,6 +61,8 @@ class BenchmarkConfig:
         convergence_n: further numbers of pairs, for those.
         max_steps: most training steps of an estimator; early stopping may end before.
         evaluation_batch_size: pairs per block on which a trained bound is reported; InfoNCE stays below its log.
+        data_dir: folder of the official files of the image sets; with it a profile also runs tasks of MNIST's classes
+            through a binary symmetric channel.
     """
 
     tasks: tuple[str, ...]
@@ -72,6 +76,7 @@ class BenchmarkConfig:
     convergence_n: tuple[int, ...] = ()
     max_steps: int = 2000
     evaluation_batch_size: int = 256
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -86,7 +91,13 @@ class BenchmarkConfig:
             if len(set(chosen)) < len(chosen):
                 raise ValueError(f"{name}: want each once, got {chosen}")
             for item in chosen:
-                _checks.choice(name, item, known)
+                if known is not synthetic.TASKS:
+                    _checks.choice(name, item, known)
+                    continue
+                try:
+                    find_task(item, self.data_dir)
+                except synthetic.UnknownTask:
+                    _checks.choice(name, item, known)
         for name in ("n", "batch_sizes", "convergence_n", "seeds", "seed", "max_steps", "evaluation_batch_size"):
             value = getattr(self, name)
             values, least = (value if isinstance(value, tuple) else (value,)), 0 if name == "seed" else 1
@@ -115,6 +126,8 @@ class BenchmarkConfig:
         """
         _checks.choice("profile", name, PROFILES)
         settings = {**PROFILES[name], **changes}
+        if "tasks" not in changes and changes.get("data_dir") is not None:
+            settings["tasks"] = (*settings["tasks"], *IMAGE_TASKS)
         if "tasks" in changes and "convergence_tasks" not in changes and settings.get("convergence_tasks"):
             kept = tuple(task for task in settings["convergence_tasks"] if task in settings["tasks"])
             settings["convergence_tasks"] = kept

@@ -35,9 +35,14 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "overflow" if value is None else f"{value:.{digits}f}"
 
 
+def _known(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
+
+
 def _consistency_cells(result: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
-    estimates, truths = (", ".join(_number(value, 2) for value in row[key]) for key in ("estimates", "truths"))
-    return row["bound"], row["test"], _number(row["ratio"], 2), _number(row["should_be"], 2), estimates, truths
+    estimates = ", ".join(_number(value, 2) for value in row["estimates"])
+    truths = ", ".join(map(_known, row["truths"]))
+    return row["bound"], row["test"], _number(row["ratio"], 2), _known(row["should_be"]), estimates, truths
 
 
 def _negatives_cells(result: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
