@@ -105,7 +105,7 @@ def build_app() -> typer.Typer:
 def _train_command(name: str) -> Callable[..., None]:
     """``train NAME``: the settings of every run, then those of the method."""
     from mi_estimators.ssl import METHODS, TrainConfig
-    from mi_estimators.ssl.loop import PRESET_FIELDS, method_options
+    from mi_estimators.ssl.config import PRESET_FIELDS, method_options
 
     method = METHODS[name]
     hints = typing.get_type_hints(TrainConfig)

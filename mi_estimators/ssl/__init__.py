@@ -11,8 +11,10 @@ rest: data, augmentation, checkpoints, resume, held-out bounds, linear probes an
 from __future__ import annotations
 
 from mi_estimators.image_sets import DATASETS
-from mi_estimators.ssl.loop import Interrupted, TrainConfig, resume, train
+from mi_estimators.ssl.config import TrainConfig
+from mi_estimators.ssl.loop import resume, train
 from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS
+from mi_estimators.ssl.stopping import Interrupted
 
 __all__ = ["DATASETS", "METHODS", "Interrupted", "Method", "Preset", "Setting", "TrainConfig", "resume", "train"]
