@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -142,6 +143,33 @@ def test_in_processes_the_values_are_the_same(tmp_path):
     one, two = run_benchmark(config, tmp_path / "one"), run_benchmark(config, tmp_path / "two", jobs=2)
     for a, b in zip(one, two, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_on_the_cluster_of_dask_the_values_are_the_same(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    from mi_estimators.tightness import benchmark
+
+    threads = []
+    monkeypatch.setattr(
+        benchmark, "run_cell", lambda *given: threads.append(threading.current_thread()) or run_cell(*given)
+    )
+    config, seen = BenchmarkConfig(**TINY), []
+    before = torch.get_num_threads()  # workers that are threads, as here alone, set it for each other
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        dask.config.set({"scheduler-address": cluster.scheduler_address}),
+    ):
+        found = run_benchmark(
+            config, tmp_path / "dask", backend="dask", progress=lambda done, total: seen.append((done, total))
+        )
+    torch.set_num_threads(before)
+    assert seen == [(done, 8) for done in range(9)]
+    assert len(threads) == 8
+    assert threading.main_thread() not in threads
+    for a, b in zip(found, run_benchmark(config, tmp_path / "here"), strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert json.loads((tmp_path / "dask" / "cells" / f"{cells(config)[0].name}.json").read_text()) == found[0]
 
 
 @pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray"), ("loky", "joblib")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -44,7 +45,8 @@ def run_benchmark(
         out: folder of the results; created if missing.
         jobs: cells at the same time; -1 for as many as there are cores.
         backend: name in :data:`BACKENDS`: ``"loky"`` for processes of this machine; ``"dask"`` and ``"ray"`` take the
-            cluster that their package is connected to, or start one here.
+            cluster that their package is connected to (Dask's configuration or ``DASK_SCHEDULER_ADDRESS``, and
+            ``RAY_ADDRESS``, may name one), with all its workers, or start ``jobs`` workers here.
         progress: called with the number of cells done and the total.
 
     Returns:
@@ -59,7 +61,8 @@ def run_benchmark(
     if isinstance(jobs, bool) or not isinstance(jobs, int) or (jobs < 1 and jobs != -1):
         raise ValueError(f"jobs: want at least 1, or -1 for all cores, got {jobs!r}")
     if importlib.util.find_spec(BACKENDS[backend]) is None and (backend != "loky" or jobs != 1):
-        hint = 'pip install "mi-estimators[train]"' if backend == "loky" else f"pip install {BACKENDS[backend]}"
+        extra = "train" if backend == "loky" else "cluster"
+        hint = f'pip install "mi-estimators[{extra}]"' if backend != "ray" else "pip install ray"
         raise ImportError(f"backend: {backend!r} needs the package {BACKENDS[backend]}: {hint}")
     folder = _claim(Path(out), config)
     grid = cells(config)
@@ -137,19 +140,34 @@ def _results(
     joblib = _extras.require("joblib", "train")
     with contextlib.ExitStack() as stack:
         if backend == "dask":
-            distributed = _extras.require("distributed", "train")
-            try:
-                distributed.get_client()
-            except ValueError:  # none is connected
-                stack.enter_context(distributed.Client(n_workers=None if jobs == -1 else jobs, threads_per_worker=1))
+            _connect_dask(jobs, stack)
         elif backend == "ray":
-            _extras.require("ray.util.joblib", "train").register_ray()
+            _extras.require("ray.util.joblib", "cluster").register_ray()
         stack.enter_context(joblib.parallel_config(backend=backend, n_jobs=jobs))
         # Ray's backend cannot hand out results as they come: there a kill loses a group of cells.
         group = 8 * max(1, joblib.effective_n_jobs(jobs)) if backend == "ray" else len(grid)
         for start in range(0, len(grid), group):
             parallel = joblib.Parallel(batch_size=1, return_as="list" if backend == "ray" else "generator_unordered")
             yield from parallel(joblib.delayed(run)(cell) for cell in grid[start : start + group])
+
+
+def _connect_dask(jobs: int, stack: contextlib.ExitStack) -> None:
+    """A client of Dask: the connected one, or one of the configured scheduler, or one of workers started here."""
+    distributed = _extras.require("distributed", "cluster")
+    try:
+        distributed.get_client()
+    except ValueError:  # none is connected
+        if _extras.require("dask.config", "cluster").get("scheduler-address", None):
+            stack.enter_context(distributed.Client())
+        else:
+            cluster = distributed.LocalCluster(
+                n_workers=None if jobs == -1 else jobs,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,  # a worker that is slow to leave is no news
+            )
+            stack.enter_context(cluster)
+            stack.enter_context(distributed.Client(cluster))
 
 
 def _run_named(cell: Cell, settings: dict[str, Any], data_dir: str | None) -> tuple[Cell, dict[str, Any]]:
