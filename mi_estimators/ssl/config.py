@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from mi_estimators import _checks
 from mi_estimators.image_sets import DATASETS
 from mi_estimators.ssl.augment import VIEWS
 from mi_estimators.ssl.backbones import ENCODERS
-from mi_estimators.ssl.method import Method, Preset
+from mi_estimators.ssl.method import Method, Preset, check_not_negative
 from mi_estimators.ssl.methods import METHODS
+from mi_estimators.ssl.optimizers import NEEDS_LR, OPTIMIZERS, SCHEDULES
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -34,8 +35,17 @@ class TrainConfig:
         view: a key of :data:`mi_estimators.ssl.augment.VIEWS`: how an image becomes a pair.
         encoder: a key of :data:`mi_estimators.ssl.backbones.ENCODERS`.
         steps: optimizer steps.
-        batch_size: images a step: K pairs, and the held-out bounds' K.
-        lr: Adam's learning rate.
+        batch_size: images an optimizer step: K pairs, and the held-out bounds' K, where ``accumulate`` is 1.
+        lr: learning rate; the presets are Adam's, and serve ``"adam"`` and ``"adamw"`` alone.
+        optimizer: a key of :data:`mi_estimators.ssl.optimizers.OPTIMIZERS`.
+        weight_decay: of weight matrices and kernels; biases and norms have none.
+        momentum: of ``"sgd"`` and ``"lars"``.
+        schedule: a key of :data:`mi_estimators.ssl.optimizers.SCHEDULES`: the learning rate over training.
+        warmup: first steps, in which the learning rate rises linearly.
+        clip: largest norm of the gradient of all parameters; None leaves it as it is.
+        accumulate: parts of a batch that go through the networks one after the other, before one step of the
+            optimizer. The loss is the mean of theirs: that of the whole batch where it is a sum over images; where
+            images are compared, K is that of a part. Batch norm sees a part, too.
         seed: seed of weights, order of images, views and held-out batches.
         eval_every: steps between held-out evaluations.
         checkpoint_every: steps between checkpoints.
@@ -52,7 +62,14 @@ class TrainConfig:
     encoder: str = _option("mlp", f"encoder: {', '.join(ENCODERS)}")
     steps: int | None = _option(None, "optimizer steps")
     batch_size: int | None = _option(None, "images a step, K: InfoNCE cannot exceed log K")
-    lr: float | None = _option(None, "learning rate of Adam")
+    lr: float | None = _option(None, "learning rate; the presets are Adam's")
+    optimizer: str = _option("adam", f"optimizer: {', '.join(OPTIMIZERS)}")
+    weight_decay: float = _option(0.0, "weight decay; biases and norms have none")
+    momentum: float = _option(0.9, "momentum of sgd and lars")
+    schedule: str = _option("constant", f"learning rate over training: {', '.join(SCHEDULES)}")
+    warmup: int = _option(0, "first steps, in which the learning rate rises linearly")
+    clip: float | None = _option(None, "largest norm of the gradient")
+    accumulate: int = _option(1, "parts of a batch that go through the networks one by one; K is a part's")
     seed: int = _option(0, "seed of everything random")
     eval_every: int = _option(250, "steps between held-out evaluations")
     checkpoint_every: int = _option(250, "steps between checkpoints")
@@ -83,19 +100,39 @@ class TrainConfig:
             name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)
             for name in PRESET_FIELDS
         }
+        if self.optimizer in NEEDS_LR and self.lr is None:
+            raise ValueError(f"lr: want a learning rate for {self.optimizer}; the method's preset is Adam's")
         options = {name: parameter.default for name, parameter in accepted.items()} | dict(self.options)
         config = dataclasses.replace(self, **chosen, options=options)
-        for name in ("steps", "batch_size", "eval_every", "checkpoint_every"):
-            value = getattr(config, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: want an integer >= 1, got {_checks.describe(value)}")
-        _checks.positive("lr", chosen["lr"])
-        _checks.choice("precision", config.precision, PRECISIONS)
+        config._check_numbers()
         return config
+
+    def _check_numbers(self) -> None:
+        for name, least in _INTEGERS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: want an integer >= {least}, got {_checks.describe(value)}")
+        _checks.positive("lr", cast(float, self.lr))
+        check_not_negative("weight_decay", self.weight_decay)
+        check_not_negative("momentum", self.momentum)
+        if self.momentum >= 1:
+            raise ValueError(f"momentum: want a number from 0 to below 1, got {self.momentum!r}")
+        if self.clip is not None:
+            _checks.positive("clip", self.clip)
+        if self.warmup > cast(int, self.steps):
+            raise ValueError(f"warmup: want at most the {self.steps} steps of the run, got {self.warmup}")
+        if cast(int, self.batch_size) % self.accumulate:
+            raise ValueError(
+                f"accumulate: want parts of one size, got {self.accumulate} of a batch of {self.batch_size} images"
+            )
 
 
 PRESET_FIELDS = tuple(field.name for field in dataclasses.fields(Preset))
-_TABLES: dict[str, Mapping[str, object]] = {"data": DATASETS, "view": VIEWS, "encoder": ENCODERS}
+_TABLES: dict[str, Mapping[str, object] | Sequence[str]] = {
+    "data": DATASETS, "view": VIEWS, "encoder": ENCODERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+}  # fmt: skip
+_INTEGERS = {"steps": 1, "batch_size": 1, "eval_every": 1, "checkpoint_every": 1, "warmup": 0, "accumulate": 1}
 
 # What a resumed run may change: nothing that the weights depend on, but how far to go and where things are.
 CHANGEABLE = ("steps", "eval_every", "checkpoint_every", "data_dir", "out", "accelerator")

@@ -28,6 +28,7 @@ class InstanceBank(nn.Module):
     def __init__(self, size: int, dim: int, momentum: float = 0.5) -> None:
         super().__init__()
         self.momentum = momentum
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self.register_buffer("entries", F.normalize(torch.randn(size, dim), dim=1))
 
     def loss(self, z: Tensor, positives: Tensor, scale: float | Tensor) -> Tensor:
@@ -46,3 +47,13 @@ class InstanceBank(nn.Module):
         """Take in the embeddings of some images, each of which comes once."""
         old = self.entries[index]
         self.entries[index] = F.normalize(torch.lerp(z.to(old.dtype), old, self.momentum), dim=1)
+
+    def remember(self, index: Tensor, z: Tensor) -> None:
+        """Keep embeddings until :meth:`take_in`: the backward pass needs the entries as they were."""
+        self._waiting.append((index, z.detach()))
+
+    def take_in(self) -> None:
+        """Update with all that is remembered."""
+        for index, z in self._waiting:
+            self.update(index, z)
+        self._waiting.clear()

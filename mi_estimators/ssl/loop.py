@@ -8,29 +8,22 @@ was never stopped.
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mi_estimators._extras import require
 from mi_estimators._files import remove_partial, write_json
 from mi_estimators.image_sets import ImageSet, load
 from mi_estimators.ssl import checkpoint
-from mi_estimators.ssl.augment import VIEWS, ViewMaker
-from mi_estimators.ssl.backbones import ENCODERS, shape_of
 from mi_estimators.ssl.config import CHANGEABLE, TrainConfig
-from mi_estimators.ssl.data import Batches, derived_seed
 from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
 from mi_estimators.ssl.logs import RunLog
-from mi_estimators.ssl.method import Method, Setting
-from mi_estimators.ssl.methods import METHODS
-from mi_estimators.ssl.probe import over_anchors, probe_method, probe_pixels
+from mi_estimators.ssl.probe import probe_method, probe_pixels
 from mi_estimators.ssl.stopping import Interrupted, stop_signals
+from mi_estimators.ssl.trainer import Trainer
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -115,36 +108,14 @@ _FILES = ("config.json", "checkpoint.pt", "results.json", "metrics.jsonl", "metr
 
 
 class _Run:
-    """A run in progress: networks, optimizer, data, and what a checkpoint holds of them."""
+    """A run in progress: what trains, its record, and what a checkpoint holds of both."""
 
     def __init__(self, config: TrainConfig, data: ImageSet, state: dict[str, Any] | None = None) -> None:
-        assert config.steps is not None
-        assert config.batch_size is not None
-        assert config.lr is not None
-        assert config.view is not None
-        self.config, self.steps, self.batch_size = config, config.steps, config.batch_size
+        self.config, self.digest = config, data.digest
         self.folder = Path(config.out)
-        self.digest = data.digest
-        self.view: ViewMaker = VIEWS[config.view](data.shape)
-        self.batches = Batches(len(data.train), config.batch_size, config.seed)
-
-        fabric = require("lightning_fabric", "train")
-        try:
-            self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-        except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
-            raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
-        device = self.fabric.device
-        self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
-        with torch.random.fork_rng():
-            shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
-            torch.manual_seed(derived_seed(config.seed, "weights"))
-            setting = Setting(lambda view: ENCODERS[config.encoder](shapes[view]), len(data.train))
-            make: Callable[..., Method] = METHODS[config.method]
-            self.method = make(setting, **config.options)
-        trained = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=config.lr, fused=True)
-        self.model, self.stepper = self.fabric.setup(self.method, self.optimizer)
-        self.model.mark_forward_method("step")
+        self.trainer = Trainer(config, data)
+        self.method, self.optimizer = self.trainer.method, self.trainer.optimizer
+        self.data, self.view, self.steps = self.trainer.data, self.trainer.view, self.trainer.steps
 
         self.step = 0
         self.rows: list[dict[str, float]] = []
@@ -214,37 +185,13 @@ class _Run:
             return results
 
     def _train_step(self) -> None:
-        index = self.batches[self.step].to(self.fabric.device)
-        self.method.progress = self.step / self.steps
-        epoch, batch = divmod(self.step, self.batches.per_epoch)
-        if batch == 0:
-            torch.manual_seed(derived_seed(self.config.seed, "begin of epoch", epoch))
-            self.method.begin_epoch(epoch, self._over_images)
-        torch.manual_seed(derived_seed(self.config.seed, "views", self.step))
-        views = self.view(self.data.train.pixels(index))
         try:
-            terms = self.model.step(views, index)
-        except ValueError as error:
-            # On the CPU the losses look at their inputs, and name the one that is not finite.
+            values = self.trainer.step(self.step)
+        except FloatingPointError as error:
             raise FloatingPointError(f"step {self.step + 1}: {error}; {self._last_checkpoint()}") from error
-        values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
-        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            every = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-            raise FloatingPointError(
-                f"step {self.step + 1}: {' and '.join(bad)} (terms: {every}); {self._last_checkpoint()}"
-            )
-        self.stepper.zero_grad()
-        self.fabric.backward(terms["loss"])
-        self.stepper.step()
-        self.method.end_step()
         self.step += 1
         for name, value in {**values, "count": 1.0}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def _over_images(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a function of the method gives for the probed view of all training images."""
-        return over_anchors(self.method, function, self.data.train, self.view)
 
     def _log_row(self, log: RunLog) -> None:
         count = self.sums.pop("count")
@@ -255,7 +202,7 @@ class _Run:
         warn_at_the_ends(row, self.step)
 
     def _evaluate(self) -> dict[str, float]:
-        return evaluate(self.method, self.data.test, self.view, self.batch_size, self.config.seed)
+        return evaluate(self.method, self.data.test, self.view, self.trainer.candidates, self.config.seed)
 
     def _last_checkpoint(self) -> str:
         path = self.folder / "checkpoint.pt"

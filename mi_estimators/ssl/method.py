@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -135,6 +136,14 @@ def check_share(name: str, value: float) -> None:
     """Check a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}: want a number from 0 to 1, got {_checks.describe(value)}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Check for a finite number that is not below zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: want a number, got {_checks.describe(value)}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: want a finite value >= 0, got {value!r}")
 
 
 def terms_of(bound: ERBound) -> Terms:

@@ -63,17 +63,16 @@ class CMC(Method):
         if not self.banks or index is None:  # images outside the training set are in no bank
             return {"loss": self.info_nce(z1, z2)}
         if self.training:
-            self.seen = index, z1.detach(), z2.detach()
+            for bank, z in zip(self.banks, (z1, z2), strict=True):
+                bank.remember(index, z)
         first, second = self.banks
         forward = second.loss(z1, second.entries[index], self.scale)
         return {"loss": (forward + first.loss(z2, first.entries[index], self.scale)) / 2}
 
     def end_step(self) -> None:
-        """The banks take in the batch, which the backward pass needed as it was."""
-        if self.banks:
-            index, *embeddings = self.seen
-            for z, bank in zip(embeddings, self.banks, strict=True):
-                bank.update(index, z)
+        """The banks take in the batch."""
+        for bank in self.banks:
+            bank.take_in()
 
     def embed(self, views: Views) -> Views:
         """Unit projection of each modality."""

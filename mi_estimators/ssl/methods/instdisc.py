@@ -55,12 +55,12 @@ class InstDisc(Method):
         else:
             terms = terms_of(self.entropy_reconstruction.terms(entries.to(z.dtype), z))
         if self.training and index is not None:
-            self.seen = index, z.detach()
+            self.bank.remember(index, z)
         return terms
 
     def end_step(self) -> None:
-        """The bank takes in the batch, which the backward pass needed as it was."""
-        self.bank.update(*self.seen)
+        """The bank takes in the batch."""
+        self.bank.take_in()
 
     def embed(self, views: Views) -> Views:
         """Unit projections of both views."""

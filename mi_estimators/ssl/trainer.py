@@ -1,0 +1,119 @@
+"""Networks, optimizer and data of a run, and one step of its training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from mi_estimators._extras import require
+from mi_estimators.image_sets import ImageSet
+from mi_estimators.ssl.augment import VIEWS, ViewMaker
+from mi_estimators.ssl.backbones import ENCODERS, shape_of
+from mi_estimators.ssl.config import TrainConfig
+from mi_estimators.ssl.data import Batches, derived_seed
+from mi_estimators.ssl.method import Method, Setting
+from mi_estimators.ssl.methods import METHODS
+from mi_estimators.ssl.optimizers import make_optimizer, rate_factor
+from mi_estimators.ssl.probe import over_anchors
+
+
+class Trainer:
+    """What trains: it is told which step to take, and knows nothing of files, logs and evaluations.
+
+    Args:
+        config: settings, resolved.
+        data: the image set.
+
+    Raises:
+        ValueError: the machine has no such accelerator, or the data do not go with the view or the batch size.
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageSet) -> None:
+        self.config = config
+        self.steps, self.lr = cast(int, config.steps), cast(float, config.lr)
+        self.candidates = cast(int, config.batch_size) // config.accumulate
+        """K: the pairs that are compared with each other."""
+        self.view: ViewMaker = VIEWS[cast(str, config.view)](data.shape)
+        self.batches = Batches(len(data.train), cast(int, config.batch_size), config.seed)
+
+        fabric = require("lightning_fabric", "train")
+        try:
+            self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
+            raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
+        device = self.fabric.device
+        self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
+        with torch.random.fork_rng():
+            shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
+            torch.manual_seed(derived_seed(config.seed, "weights"))
+            setting = Setting(lambda view: ENCODERS[config.encoder](shapes[view]), len(data.train))
+            make: Callable[..., Method] = METHODS[config.method]
+            self.method = make(setting, **config.options)
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            self.method.parameters(),
+            lr=self.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+        self.model, self._stepper = self.fabric.setup(self.method, self.optimizer)
+        self.model.mark_forward_method("step")
+
+    def step(self, number: int) -> dict[str, float]:
+        """Take one step.
+
+        Args:
+            number: of the step, from 0.
+
+        Returns:
+            The terms of the batch, in nats.
+
+        Raises:
+            FloatingPointError: one of them is not finite; the weights are still those of before.
+        """
+        self._begin(number)
+        self._stepper.zero_grad()
+        parts = self.batches[number].to(self.fabric.device).chunk(self.config.accumulate)
+        try:
+            terms = [self._backward(index) for index in parts]
+        except ValueError as error:
+            # On the CPU the losses look at their inputs, and name the one that is not finite.
+            raise FloatingPointError(str(error)) from error
+        mean = torch.stack([torch.stack(list(part.values())) for part in terms]).mean(dim=0)
+        values = dict(zip(terms[0], mean.tolist(), strict=True))
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            every = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+            raise FloatingPointError(f"{' and '.join(bad)} (terms: {every})")
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip)
+        self._stepper.step()
+        self.method.end_step()
+        return values
+
+    def over_images(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of the method gives for the probed view of all training images."""
+        return over_anchors(self.method, function, self.data.train, self.view)
+
+    def _begin(self, number: int) -> None:
+        """Set what depends on the number of the step alone: progress, learning rate, seed; and begin an epoch."""
+        config = self.config
+        self.method.progress = number / self.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * rate_factor(config.schedule, number, self.steps, config.warmup)
+        epoch, batch = divmod(number, self.batches.per_epoch)
+        if batch == 0:
+            torch.manual_seed(derived_seed(config.seed, "begin of epoch", epoch))
+            self.method.begin_epoch(epoch, self.over_images)
+        torch.manual_seed(derived_seed(config.seed, "views", number))
+
+    def _backward(self, index: Tensor) -> dict[str, Tensor]:
+        """Add the gradient of a part of the batch; gives its terms."""
+        terms = self.model.step(self.view(self.data.train.pixels(index)), index)
+        self.fabric.backward(terms["loss"] / self.config.accumulate)
+        return {name: term.detach().float() for name, term in terms.items()}
