@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,6 +112,16 @@ def positive(name: str, value: float | Tensor) -> None:
     # Comparisons, not math.isfinite: torch.compile traces a number that changes from call to call as a symbol.
     if not 0 < value < math.inf:
         raise ValueError(f"{name}: want a finite value > 0, got {value!r}")
+
+
+def count(name: str, value: int, least: int = 1, most: int | None = None, *, most_is: str = "") -> int:
+    """Check for an integer from ``least`` to ``most``, which ``most_is`` explains; numpy's integers are taken too."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: want an integer, got {describe(value)}")
+    if value < least or (most is not None and value > most):
+        wanted = f">= {least}" if most is None else f"from {least} to {f'{most_is} = ' if most_is else ''}{most}"
+        raise ValueError(f"{name}: want an integer {wanted}, got {value}")
+    return value if type(value) is int else int(value)
 
 
 def unit_rows(name: str, value: Tensor) -> None:

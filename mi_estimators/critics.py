@@ -16,8 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mi_estimators import _checks
 from mi_estimators.bounds import Factored
-from mi_estimators.networks import batches, conv, linear, mlp, size, sizes
+from mi_estimators.networks import batches, conv, linear, mlp, sizes
 
 
 class Critic(Protocol):
@@ -33,8 +34,8 @@ class FactoredCritic(nn.Module):
 
     def __init__(self, dim_x: int, dim_y: int) -> None:
         super().__init__()
-        self.dim_x = size("dim_x", dim_x)
-        self.dim_y = size("dim_y", dim_y)
+        self.dim_x = _checks.count("dim_x", dim_x)
+        self.dim_y = _checks.count("dim_y", dim_y)
 
     def embeddings(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The factors u and v of the scores ``u v^T``.
@@ -136,7 +137,7 @@ class Separable(FactoredCritic):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim_x, dim_y)
-        tail = [*sizes("hidden", hidden), size("embedding", embedding)]
+        tail = [*sizes("hidden", hidden), _checks.count("embedding", embedding)]
         self.g = mlp([dim_x, *tail], generator)
         self.h = mlp([dim_y, *tail], generator)
 
@@ -168,8 +169,8 @@ class Concatenated(nn.Module):
         self, dim_x: int, dim_y: int, *, hidden: Sequence[int] = (200,), generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        self.dim_x = size("dim_x", dim_x)
-        self.dim_y = size("dim_y", dim_y)
+        self.dim_x = _checks.count("dim_x", dim_x)
+        self.dim_y = _checks.count("dim_y", dim_y)
         widths = sizes("hidden", hidden)
         if not widths:
             raise ValueError(
@@ -224,8 +225,8 @@ class Hybrid(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.dim_x, self.dim_y = size("dim_x", dim_x), size("dim_y", dim_y)
-        tail = [*sizes("hidden", hidden), size("embedding", embedding)]
+        self.dim_x, self.dim_y = _checks.count("dim_x", dim_x), _checks.count("dim_y", dim_y)
+        tail = [*sizes("hidden", hidden), _checks.count("embedding", embedding)]
         if not sizes("head", head):
             raise ValueError("head: want at least one hidden layer, got none: the critic would be additive in x and y")
         self.g = mlp([dim_x, *tail], generator)
@@ -286,7 +287,7 @@ class ConvSeparable(FactoredCritic):
         widths = sizes("channels", channels)
         if not widths:
             raise ValueError("channels: want at least one convolution, got none")
-        size("embedding", embedding)
+        _checks.count("embedding", embedding)
         self.g = _conv_net([self.shape_x[0], *widths], embedding, generator)
         self.h = _conv_net([self.shape_y[0], *widths], embedding, generator)
 

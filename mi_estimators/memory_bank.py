@@ -55,10 +55,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         _checks.choice("start", start, ("random", "empty"))
         for name, value in (("size", size), ("dim", 1 if dim is None else dim)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: want an integer, got {_checks.describe(value)}")
-            if value < 1:
-                raise ValueError(f"{name}: want an integer > 0, got {value}")
+            _checks.count(name, value)
         self.size = size
         self.normalize = normalize
         self.gather_distributed = gather_distributed

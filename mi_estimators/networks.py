@@ -15,20 +15,11 @@ from torch import Tensor, nn
 from mi_estimators import _checks
 
 
-def size(name: str, value: int) -> int:
-    """Check for a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: want an integer, got {_checks.describe(value)}")
-    if value < 1:
-        raise ValueError(f"{name}: want at least 1, got {value}")
-    return value
-
-
 def sizes(name: str, values: Sequence[int]) -> list[int]:
     """Check for a sequence of positive integers."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"{name}: want a sequence of integers, got {_checks.describe(values)}")
-    return [size(name, value) for value in values]
+    return [_checks.count(name, value) for value in values]
 
 
 def batch(name: str, value: Tensor, dim: int) -> None:

@@ -156,7 +156,7 @@ def test_cells_that_are_missing_or_quoted(invoke):
         (("data.csv", "--seeds", "2", "--estimator", "ksg"), "error: --seeds: 'ksg' has nothing random"),
         (("data.csv", "-o", "kk=3", "--estimator", "ksg"), "error: --option: kk: 'ksg' has no such option"),
         (("data.csv", "-o", "k"), "error: --option: want NAME=VALUE or ESTIMATOR.NAME=VALUE, got 'k'"),
-        (("data.csv", "--permutations", "-1"), "error: --permutations: want at least 0"),
+        (("data.csv", "--permutations", "-1"), "error: --permutations: want an integer >= 0"),
         (("data.csv", "--interval", "bootstrap", "--estimator", "ksg"), "error: --interval: a bootstrap repeats pairs"),
         (("data.csv", "--plot", "a.bmp"), "error: --plot: want a file .png, .pdf or .svg, got 'a.bmp'"),
         (("data.csv", "--plot", "no/a.png"), "error: --plot: no folder no"),

@@ -112,10 +112,10 @@ def test_it_compiles_to_one_graph():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((0,), ValueError, "size: want an integer > 0"),
+        ((0,), ValueError, "size: want an integer >= 1"),
         ((2.5,), TypeError, "size: want an integer"),
         ((True,), TypeError, "size: want an integer"),
-        ((4, 0), ValueError, "dim: want an integer > 0"),
+        ((4, 0), ValueError, "dim: want an integer >= 1"),
         ((4, "3"), TypeError, "dim: want an integer"),
     ],
 )

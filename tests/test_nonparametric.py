@@ -48,7 +48,7 @@ def test_neighbours_and_counts_are_those_of_all_pairs(n, dim, rounded, candidate
     matrix = distances(points)
     k = min(4, n - 1)
     truth = np.sort(matrix, axis=1)[:, :k]
-    for find in (neighbours._nearest_by_tree, neighbours._nearest_by_boxes, neighbours.nearest):
+    for find in (neighbours.neighbours_by_tree, neighbours._nearest_by_boxes, neighbours.nearest):
         found = find(points, k)
         assert found.shape == (n, k)
         assert (found != np.arange(n)[:, None]).all()
@@ -154,8 +154,8 @@ def test_ksg_rejects_repeated_pairs(algorithm, metric):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"k": 0}, ValueError, "k: want between 1 and n - 1 = 99, got 0"),
-        ({"k": 100}, ValueError, "k: want between"),
+        ({"k": 0}, ValueError, "k: want an integer from 1 to n - 1 = 99, got 0"),
+        ({"k": 100}, ValueError, "k: want an integer from"),
         ({"k": 3.0}, TypeError, "k: want an integer"),
         ({"k": True}, TypeError, "k: want an integer"),
         ({"algorithm": 3}, ValueError, "algorithm: want 1 or 2, got 3"),
@@ -609,8 +609,8 @@ def test_latent_principal_components():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"dim": 0}, ValueError, "dim: want between 1 and the smaller number of columns, 15"),
-        ({"dim": 16}, ValueError, "dim: want between"),
+        ({"dim": 0}, ValueError, "dim: want an integer from 1 to the smaller number of columns = 15"),
+        ({"dim": 16}, ValueError, "dim: want an integer from"),
         ({"dim": 2.0}, TypeError, "dim: want an integer"),
         ({"embedding": "umap"}, ValueError, "embedding: want one of"),
     ],

@@ -309,7 +309,7 @@ def with_entry(value: float, *index: Any) -> Tensor:
         (draw(2, 3, 3), {"epsilon": 0.0}, "epsilon: want a finite value > 0"),
         (draw(2, 3, 3), {"epsilon": math.nan}, "epsilon"),
         (draw(2, 3, 3), {"epsilon": torch.ones(2)}, "epsilon: want a number or a tensor with one element"),
-        (draw(2, 3, 3), {"n_iter": 0}, "n_iter: want at least 1"),
+        (draw(2, 3, 3), {"n_iter": 0}, "n_iter: want an integer >= 1"),
         (draw(3, 3), {}, "scores: want 3 dimensions"),
         (torch.zeros(0, 3, 3), {}, "scores: want at least one element"),
         (with_entry(math.nan, 1, 2, 0), {}, "scores: want finite values or -inf, got 1 NaN"),

@@ -271,7 +271,7 @@ def with_entry(value: float, row: int | None = None, col: int | None = None) -> 
     [
         (draw(6, 4), {"epsilon": 0.0}, "epsilon: want a finite value > 0"),
         (draw(6, 4), {"epsilon": float("nan")}, "epsilon"),
-        (draw(6, 4), {"n_iter": -1}, "n_iter: want at least 0"),
+        (draw(6, 4), {"n_iter": -1}, "n_iter: want an integer >= 0"),
         (torch.zeros(0, 4), {}, "scores: want at least one element"),
         (torch.zeros(4), {}, "scores: want 2 dimensions"),
         (with_entry(torch.nan, 2, 1), {}, "scores: want finite values or -inf, got NaN"),

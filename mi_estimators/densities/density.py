@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mi_estimators import _checks
-from mi_estimators.networks import batch, batches, linear, mlp, size, sizes
+from mi_estimators.networks import batch, batches, linear, mlp, sizes
 
 LOG_SCALE_LIMIT = 10.0
 """Logarithms of learned scales are softly kept within this of 0, so that no step of training overflows."""
@@ -28,8 +28,8 @@ class ConditionalDensity(nn.Module):
 
     def __init__(self, dim_x: int, dim_y: int) -> None:
         super().__init__()
-        self.dim_x = 0 if type(dim_x) is int and dim_x == 0 else size("dim_x", dim_x)
-        self.dim_y = size("dim_y", dim_y)
+        self.dim_x = 0 if type(dim_x) is int and dim_x == 0 else _checks.count("dim_x", dim_x)
+        self.dim_y = _checks.count("dim_y", dim_y)
 
     def log_prob(self, y: Tensor, x: Tensor | None = None) -> Tensor:
         """``log q(y_i | x_i)`` of each pair.

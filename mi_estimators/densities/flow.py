@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mi_estimators import _checks
 from mi_estimators.densities.density import LOG_SCALE_LIMIT, ConditionalDensity, Conditioner
 from mi_estimators.densities.gaussian import GaussianMixture
-from mi_estimators.networks import size, soft_clip
+from mi_estimators.networks import soft_clip
 
 _COUPLING_LIMIT = 2.0  # logarithms of scales that depend on y: couplings multiply, and a far point would overflow
 
@@ -50,7 +51,7 @@ class AffineFlow(ConditionalDensity):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim_x, dim_y)
-        couplings = size("couplings", couplings) if dim_y > 1 else 0
+        couplings = _checks.count("couplings", couplings) if dim_y > 1 else 0
         self.moved = (dim_y + 1) // 2
         self.first = Conditioner(dim_x, 2 * dim_y, hidden, generator)
         self.couplings = nn.ModuleList(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mi_estimators import _checks
 from mi_estimators.densities.density import LOG_SCALE_LIMIT, ConditionalDensity, Conditioner
-from mi_estimators.networks import batches, size, soft_clip
+from mi_estimators.networks import batches, soft_clip
 
 
 class GaussianMixture(ConditionalDensity):
@@ -38,7 +39,7 @@ class GaussianMixture(ConditionalDensity):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(dim_x, dim_y)
-        self.components = size("components", components)
+        self.components = _checks.count("components", components)
         self.logits = self.components if self.components > 1 else 0  # the weight of a single one is 1
         self.parameters_of = Conditioner(dim_x, self.logits + 2 * self.components * dim_y, hidden, generator)
 

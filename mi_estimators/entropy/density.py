@@ -152,11 +152,11 @@ class KDE:
             - Output: :math:`(n, d)`, in the kind, dtype and device of the fitted points.
 
         Raises:
+            TypeError: ``n_samples`` is no integer.
             ValueError: ``n_samples`` below 1, or before :meth:`fit`.
         """
         points = self._fitted()
-        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
-            raise ValueError(f"n_samples: want an integer >= 1, got {n_samples!r}")
+        _checks.count("n_samples", n_samples)
         if isinstance(random_state, np.random.RandomState):
             random_state = random_state.randint(2**32, size=4, dtype=np.uint32)
         rng = np.random.default_rng(random_state)

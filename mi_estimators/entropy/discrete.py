@@ -135,8 +135,7 @@ def discrete_entropy(
     n_k = _checked_counts(counts) if samples is None else _counts_of_samples(samples)
     n_k = n_k[n_k > 0].astype(np.float64)
     if num_classes is not None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-            raise TypeError(f"num_classes: want an integer, got {_checks.describe(num_classes)}")
+        _checks.count("num_classes", num_classes)
         if num_classes < len(n_k):
             raise ValueError(f"num_classes: want at least the {len(n_k)} classes seen, got {num_classes}")
     n = n_k.sum()

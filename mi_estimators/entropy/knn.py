@@ -18,22 +18,22 @@ from mi_estimators.ops.pairwise_lse import accumulated, without_autocast
 
 METRICS = ("max", "euclidean")
 
-_TREE_DIM = 12  # trees visit nearly every point beyond this many dimensions
+TREE_DIM = 12  # trees visit nearly every point beyond this many dimensions
 _BLOCK_ELEMENTS = 1 << 22  # distances held at a time
 _SLACK = 8  # candidates beside the k wanted, as distances from products order close ones wrongly
 
 
-def _by_tree(x: Tensor, k: int, metric: str, workers: int) -> Tensor:
+def neighbours_by_tree(points: np.ndarray, k: int, *, metric: str = "max", workers: int = 1) -> np.ndarray:
+    """Of each point the indices ``[n, k]`` of its k nearest others, the nearest first."""
     # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
     from scipy.spatial import cKDTree
 
-    points = x.numpy().astype(np.float64)
     order = math.inf if metric == "max" else 2
     indices = cKDTree(points).query(points, k=k + 1, p=order, workers=workers)[1]
     # The point itself is among its neighbours, but not always first where others coincide with it.
     itself = indices == np.arange(len(points))[:, None]
     itself[~itself.any(axis=1), -1] = True
-    return torch.from_numpy(indices[~itself].reshape(len(points), k)[:, -1])
+    return indices[~itself].reshape(len(points), k)
 
 
 def _by_blocks(x: Tensor, others: Tensor, k: int, metric: str) -> Tensor:
@@ -65,8 +65,9 @@ def _by_blocks(x: Tensor, others: Tensor, k: int, metric: str) -> Tensor:
 @torch.no_grad()
 def _kth_neighbour(x: Tensor, k: int, metric: str, workers: int) -> Tensor:
     """For each point the index of its k-th nearest other point."""
-    if x.device.type == "cpu" and x.shape[1] <= _TREE_DIM:
-        return _by_tree(x, k, metric, workers)
+    if x.device.type == "cpu" and x.shape[1] <= TREE_DIM:
+        points = x.numpy().astype(np.float64)
+        return torch.from_numpy(neighbours_by_tree(points, k, metric=metric, workers=workers)[:, -1])
     return _by_blocks(x, x, k, metric)
 
 
@@ -114,10 +115,7 @@ def knn_entropy(x: Tensor, k: int = 3, *, metric: str = "max", min_distance: flo
     n, dim = x.shape
     if n < 2:
         raise ValueError(f"x: want at least 2 points, got {_checks.describe(x)}")
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: want an integer, got {_checks.describe(k)}")
-    if not 1 <= k < n:
-        raise ValueError(f"k: want from 1 to N - 1 = {n - 1}, got {k}")
+    _checks.count("k", k, 1, n - 1, most_is="N - 1")
     if not 0 <= min_distance < math.inf:
         raise ValueError(f"min_distance: want a finite number >= 0, got {min_distance!r}")
     _checks.finite("x", x)

@@ -57,10 +57,9 @@ class EntropyProfile:
     ) -> None:
         _checks.choice("kernel", kernel, KERNELS)
         check_choice(bandwidth, kernel)
-        if points is not None and (isinstance(points, bool) or not isinstance(points, int) or points < 2):
-            raise ValueError(f"points: want an integer >= 2 or None, got {points!r}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every: want an integer >= 1, got {every!r}")
+        if points is not None:
+            _checks.count("points", points, 2)
+        _checks.count("every", every)
         self._kernel = kernel
         self._bandwidth = bandwidth
         self._points = points

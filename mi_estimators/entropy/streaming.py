@@ -84,8 +84,8 @@ def _reporting(progress: Progress, label: str) -> Iterator[Callable[[int, int], 
 
 
 def _check_size(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name}: want an integer >= 1, got {value!r}")
+    if value is not None:
+        _checks.count(name, value)
 
 
 def _check_matrix(name: str, points: object) -> None:

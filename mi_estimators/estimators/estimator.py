@@ -62,18 +62,12 @@ class MIEstimator:
         _checks.choice("estimator", estimator, ESTIMATORS)
         _checks.choice("base", base, BASES)
         entry = ESTIMATORS[estimator]
-        least = {"seed": 0, "n_seeds": 1, "n_resamples": 2, "n_blocks": 2, "n_permutations": 0}
-        for name, value in (
-            ("seed", seed),
-            ("n_seeds", n_seeds),
-            ("n_resamples", n_resamples),
-            ("n_blocks", 2 if n_blocks is None else n_blocks),
-            ("n_permutations", n_permutations),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: want an integer, got {value!r}")
-            if value < least[name]:
-                raise ValueError(f"{name}: want at least {least[name]}, got {value}")
+        _checks.count("seed", seed, 0)
+        _checks.count("n_seeds", n_seeds)
+        _checks.count("n_resamples", n_resamples, 2)
+        _checks.count("n_permutations", n_permutations, 0)
+        if n_blocks is not None:
+            _checks.count("n_blocks", n_blocks, 2)
         if interval is not None:
             _checks.choice("interval", interval, resampling.INTERVALS)
         if null is not None:

@@ -18,12 +18,9 @@ ALGORITHMS = (1, 2)
 _DISTANCES = 1 << 21  # between pairs, held at a time
 
 
-def check_neighbours(k: object, n: int) -> None:
+def check_neighbours(k: int, n: int) -> None:
     """Check for a number of neighbours that n points have."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k: want an integer, got {k!r}")
-    if not 1 <= k < n:
-        raise ValueError(f"k: want between 1 and n - 1 = {n - 1}, got {k}")
+    _checks.count("k", k, 1, n - 1, most_is="n - 1")
 
 
 def check_no_repeats(radius: np.ndarray, k: int) -> None:

@@ -95,10 +95,7 @@ def estimate(
     n, most = len(x), min(x.shape[1], y.shape[1])
     _checks.choice("embedding", embedding, EMBEDDINGS)
     if dim is not None:
-        if isinstance(dim, bool) or not isinstance(dim, int):
-            raise TypeError(f"dim: want an integer, got {dim!r}")
-        if not 1 <= dim <= most:
-            raise ValueError(f"dim: want between 1 and the smaller number of columns, {most}, got {dim}")
+        _checks.count("dim", dim, 1, most, most_is="the smaller number of columns")
     if embedding == "pca":
         return ksg.estimate(*(_principal(name, side, dim or min(3, most)) for name, side in (("x", x), ("y", y))), k=k)
     if n // 2 <= x.shape[1] + y.shape[1]:  # where correlations of 1 come about by chance

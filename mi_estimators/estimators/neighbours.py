@@ -20,7 +20,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-_TREE_DIM = 12  # beyond, a tree visits too many points on the way to the nearest ones
+from mi_estimators.entropy.knn import TREE_DIM, neighbours_by_tree
+
 _CANDIDATES = 2048  # of a block: the table of a coordinate then takes 512 KiB
 _TABLE_WORDS = 1 << 23  # of 64 bits, at most, for all coordinates of a block
 _QUERIES = 512  # whose words are held at a time
@@ -130,17 +131,6 @@ def count_within(points: np.ndarray, radius: np.ndarray, *, closed: bool) -> np.
     return counts
 
 
-def _nearest_by_tree(points: np.ndarray, k: int) -> np.ndarray:
-    # Not at the top: SciPy's modules would take most of the time of `import mi_estimators`.
-    from scipy.spatial import cKDTree
-
-    found = cKDTree(points).query(points, k=k + 1, p=math.inf, workers=torch.get_num_threads())[1]
-    # The point itself is among its neighbours, but not always first where others coincide with it.
-    itself = found == np.arange(len(points))[:, None]
-    itself[~itself.any(axis=1), -1] = True
-    return found[~itself].reshape(len(points), k)
-
-
 def _radius_from_some(points: np.ndarray, k: int, count: int) -> np.ndarray:
     """Distance to the k-th nearest of a number of other points, at which there are at least k among all points."""
     n = len(points)
@@ -200,7 +190,9 @@ def nearest(points: np.ndarray, k: int) -> np.ndarray:
     Returns:
         ``[n, k]`` int64.
     """
-    return _nearest_by_tree(points, k) if points.shape[1] <= _TREE_DIM else _nearest_by_boxes(points, k)
+    if points.shape[1] <= TREE_DIM:
+        return neighbours_by_tree(points, k, workers=torch.get_num_threads())
+    return _nearest_by_boxes(points, k)
 
 
 def distances_to(points: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -25,14 +25,6 @@ _VALUES = 20
 """Values of a jackknife over all blocks together, and so about its degrees of freedom."""
 
 
-def _positive_integers(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: want an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name}: want at least 1, got {value}")
-
-
 def _blocks(n: int, batch_size: int) -> tuple[int, int]:
     """How many equal blocks of at least ``batch_size`` pairs n pairs make, and their size; one where n is less."""
     count = max(1, n // batch_size)
@@ -151,14 +143,15 @@ def estimate(
         TypeError: an option has the wrong type.
         ValueError: an option is out of range, or there are too few pairs for one batch in each part.
     """
-    _positive_integers(
-        max_steps=max_steps,
-        min_steps=min_steps,
-        evaluate_every=evaluate_every,
-        patience=patience,
-        batch_size=batch_size,
-        evaluation_batch_size=evaluation_batch_size,
-    )
+    for name, value in (
+        ("max_steps", max_steps),
+        ("min_steps", min_steps),
+        ("evaluate_every", evaluate_every),
+        ("patience", patience),
+    ):
+        _checks.count(name, value)
+    _checks.count("batch_size", batch_size, 2)  # one pair has no negatives
+    _checks.count("evaluation_batch_size", evaluation_batch_size, 2)
     _checks.positive("learning_rate", learning_rate)
     _checks.positive("validation_fraction", validation_fraction)
     _checks.positive("test_fraction", test_fraction)
@@ -166,9 +159,6 @@ def estimate(
         _checks.positive("time_limit", time_limit)
     if standardize is not None:
         _checks.choice("standardize", standardize, SCALINGS)
-    for name, size in (("batch_size", batch_size), ("evaluation_batch_size", evaluation_batch_size)):
-        if size < 2:
-            raise ValueError(f"{name}: want at least 2, since one pair has no negatives; got {size}")
     if validation_fraction + test_fraction >= 1:
         raise ValueError("test_fraction: want validation_fraction + test_fraction < 1, so that training pairs remain")
 

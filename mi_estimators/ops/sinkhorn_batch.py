@@ -467,10 +467,7 @@ def sinkhorn_batch(
         raise RuntimeError("sinkhorn_batch: takes no torch.func transform; it takes batches itself, as [B, n, m]")
     _checks.floating("scores", scores, ndim=3)
     _checks.positive("epsilon", epsilon)
-    if isinstance(n_iter, bool) or not isinstance(n_iter, int):
-        raise TypeError(f"n_iter: want an integer, got {_checks.describe(n_iter)}")
-    if n_iter < 1:
-        raise ValueError(f"n_iter: want at least 1, got {n_iter}")
+    _checks.count("n_iter", n_iter)
     _checks.choice("first", first, FIRST)
     _checks.choice("gradient", gradient, GRADIENTS)
     if gradient == "envelope" and not details:

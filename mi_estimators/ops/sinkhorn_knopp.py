@@ -132,10 +132,7 @@ def _check(
     if isinstance(epsilon, Tensor):
         raise TypeError(f"epsilon: want a number, got {_checks.describe(epsilon)}")
     _checks.positive("epsilon", epsilon)
-    if isinstance(n_iter, bool) or not isinstance(n_iter, int):
-        raise TypeError(f"n_iter: want an integer, got {_checks.describe(n_iter)}")
-    if n_iter < 0:
-        raise ValueError(f"n_iter: want at least 0, got {n_iter}")
+    _checks.count("n_iter", n_iter, 0)
     if queue is not None:
         _checks.floating("queue", queue)
         _checks.alike("queue", queue, "scores", scores)

@@ -174,8 +174,7 @@ def settings(
         # Without a tolerance there is nothing to look at before the end.
         check_every = max_iter if tol == 0 else CHECK_EVERY.get(of.a.device.type, CHECK_EVERY_ON_DEVICES)
     for name, value, least in (("max_iter", max_iter, 1), ("anderson", anderson, 0), ("check_every", check_every, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: want an integer >= {least}, got {value!r}")
+        _checks.count(name, value, least)
     _checks.choice("updates", updates, UPDATES)
     if scaling is not None and not 0 < scaling < 1:
         raise ValueError(f"scaling: want a number between 0 and 1, or None, got {scaling!r}")

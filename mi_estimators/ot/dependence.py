@@ -84,8 +84,7 @@ def wasserstein_dependency(
     divergence in place of its dual form; paper B (Tschannen et al. 2020), section 4, asks for such measures.
     """
     _paired(x, y)
-    if isinstance(shifts, bool) or not isinstance(shifts, int) or not 1 <= shifts < len(x):
-        raise ValueError(f"shifts: want an integer from 1 to the number of rows - 1 ({len(x) - 1}), got {shifts!r}")
+    _checks.count("shifts", shifts, 1, len(x) - 1, most_is="the number of rows - 1")
     x, y = (points.to(accumulation_dtype(points.dtype)) for points in (x, y))
     if standardize:
         x, y = _standardized("x", x), _standardized("y", y)
@@ -140,8 +139,7 @@ def independence_test(
         TypeError, ValueError: as :func:`wasserstein_dependency`.
     """
     _paired(x, y)
-    if isinstance(n_permutations, bool) or not isinstance(n_permutations, int) or n_permutations < 1:
-        raise ValueError(f"n_permutations: want an integer >= 1, got {n_permutations!r}")
+    _checks.count("n_permutations", n_permutations)
     generator = torch.Generator().manual_seed(seed)
     # A statistic is compared with others of its kind, so 1e-3 of the mass is exact enough.
     settings = {"epsilon": epsilon, "tol": 1e-3, **settings}

@@ -126,8 +126,7 @@ class VectorAutoregression:
     def _past(
         self, source: Sequence[int], target: Sequence[int], history: int
     ) -> tuple[list[Variable], list[Variable], list[Variable]]:
-        if isinstance(history, bool) or not isinstance(history, int) or history < 1:
-            raise ValueError(f"history: want an integer >= 1, got {_checks.describe(history)}")
+        _checks.count("history", history)
         if not source or not target or set(source) & set(target):
             raise ValueError(f"source, target: want components, none of them in both, got {source} and {target}")
         times = range(-1, -history - 1, -1)
@@ -144,8 +143,7 @@ class VectorAutoregression:
         Raises:
             ValueError: ``n`` is smaller than 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n: want an integer >= 1, got {_checks.describe(n)}")
+        _checks.count("n", n)
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         size = len(self._companion)
         start = torch.randn(size, generator=generator, dtype=torch.float64).numpy()

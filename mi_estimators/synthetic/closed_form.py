@@ -64,8 +64,7 @@ def gamma_exponential(shape: float, dim: int = 1, *, log: bool = False) -> Task:
     # Below, 1 / x overflows more often than once in 10^15 draws.
     if not 0.05 <= shape < math.inf:
         raise ValueError(f"shape: want a finite value >= 0.05, got {shape!r}")
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim: want an integer >= 1, got {_checks.describe(dim)}")
+    _checks.count("dim", dim)
     mutual_information = float(torch.digamma(torch.tensor(shape + 1, dtype=torch.float64))) - math.log(shape)
 
     def sampler(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

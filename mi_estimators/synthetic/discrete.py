@@ -67,8 +67,7 @@ def symmetric_channel(n_symbols: int, error: float) -> Task:
     Source:
         Cover and Thomas, Elements of Information Theory, sec. 7.1.4.
     """
-    if isinstance(n_symbols, bool) or not isinstance(n_symbols, int) or n_symbols < 2:
-        raise ValueError(f"n_symbols: want an integer >= 2, got {_checks.describe(n_symbols)}")
+    _checks.count("n_symbols", n_symbols, 2)
     if not 0 <= error <= 1:
         raise ValueError(f"error: want a probability, got {error!r}")
     joint = np.full((n_symbols, n_symbols), error / (n_symbols - 1) / n_symbols)
@@ -91,8 +90,10 @@ def discrete_uniform(*counts: int) -> Task:
     Source:
         Gao et al. 2017 (arXiv 1709.06212); the multivariate form as in Czyż et al. 2023 (arXiv 2310.10240).
     """
-    if not counts or any(isinstance(m, bool) or not isinstance(m, int) or m < 1 for m in counts):
-        raise ValueError(f"counts: want at least one integer >= 1, got {counts}")
+    if not counts:
+        raise ValueError("counts: want at least one integer, got none")
+    for m in counts:
+        _checks.count("counts", m)
     tasks = [_discrete_uniform(m) for m in counts]
     return tasks[0] if len(tasks) == 1 else concatenate(f"discrete_uniform-{'-'.join(map(str, counts))}", tasks)
 
@@ -167,8 +168,7 @@ def gaussian_classes(n_classes: int, spacing: float) -> Task:
     Raises:
         ValueError: an argument is out of range.
     """
-    if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 1:
-        raise ValueError(f"n_classes: want an integer >= 1, got {_checks.describe(n_classes)}")
+    _checks.count("n_classes", n_classes)
     _checks.positive("spacing", spacing)
     means = spacing * torch.arange(n_classes, dtype=torch.float64)
 

@@ -124,8 +124,7 @@ def correlated_gaussian(
     Source:
         Poole et al. 2019 (arXiv 1905.06922), sec. 3; Belghazi et al. 2018 (arXiv 1801.04062), sec. 4.1.
     """
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim: want an integer >= 1, got {_checks.describe(dim)}")
+    _checks.count("dim", dim)
     if (mutual_information is None) == (rho is None):
         raise TypeError("mutual_information, rho: want exactly one of the two")
     if mutual_information is not None:

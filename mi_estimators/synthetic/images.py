@@ -31,7 +31,7 @@ def blob(size: int, width: float) -> Reparametrization:
     Raises:
         ValueError: an argument is out of range.
     """
-    _image_size(size, 6)
+    _checks.count("size", size, 6)
     if not 0.5 <= width <= size:
         raise ValueError(f"width: want between 0.5 and {size} pixels, got {width!r}")
     first, extent = 2.0, size - 5.0
@@ -68,7 +68,7 @@ def rectangle(size: int) -> Reparametrization:
     Raises:
         ValueError: ``size`` is odd or too small.
     """
-    _image_size(size, 6)
+    _checks.count("size", size, 6)
     if size % 2:
         raise ValueError(f"size: want an even number, got {size}")
     half, extent = size // 2, size / 2 - 2
@@ -89,11 +89,6 @@ def rectangle(size: int) -> Reparametrization:
         return NORMAL_CDF.inverse((torch.cat([low, high], dim=1) - 1) / extent)
 
     return Reparametrization(draw, measure, shape=(1, size, size))
-
-
-def _image_size(size: int, least: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < least:
-        raise ValueError(f"size: want an integer >= {least}, got {_checks.describe(size)}")
 
 
 def blob_images(size: int, mutual_information: float, width: float = 2.0) -> Task:
@@ -166,8 +161,7 @@ def class_images(
         raise ValueError(f"labels: want one for each of the {len(images)} images, got {len(labels)}")
     if not 0 <= error <= 1:
         raise ValueError(f"error: want a probability, got {error!r}")
-    if isinstance(n_sources, bool) or not isinstance(n_sources, int) or n_sources < 1:
-        raise ValueError(f"n_sources: want an integer >= 1, got {_checks.describe(n_sources)}")
+    _checks.count("n_sources", n_sources)
     if len(set(classes)) != 2:
         raise ValueError(f"classes: want two labels, got {classes}")
     flat = images.flatten(1).float()

@@ -81,10 +81,7 @@ class Task:
             TypeError: ``n`` is not an integer, or ``dtype`` is not a floating-point one.
             ValueError: ``n`` is smaller than 1.
         """
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n: want an integer, got {_checks.describe(n)}")
-        if n < 1:
-            raise ValueError(f"n: want at least 1, got {n}")
+        _checks.count("n", n)
         if dtype not in _checks.FLOAT_DTYPES:
             raise TypeError(f"dtype: want one of {_checks.FLOAT_DTYPES}, got {dtype}")
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)

@@ -12,7 +12,6 @@ from mi_estimators import _checks
 from mi_estimators.bounds import BOUNDS
 from mi_estimators.critics import CRITICS
 from mi_estimators.densities import ConditionalDensity
-from mi_estimators.networks import size
 from mi_estimators.variational.estimator import VariationalEstimator
 from mi_estimators.variational.modelled import (
     CONTRASTS,
@@ -97,8 +96,8 @@ def variational(
         ValueError: an unknown bound or critic, an option out of range, or none where there is no default.
     """
     _checks.choice("bound", bound, BOUNDS)
-    size("dim_x", dim_x)
-    size("dim_y", dim_y)
+    _checks.count("dim_x", dim_x)
+    _checks.count("dim_y", dim_y)
     entry, options = BOUNDS[bound], dict(bound_options or {})
     for name in options:
         if name not in OPTIONS[bound]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mi_estimators import _checks
 from mi_estimators.entropy.bandwidth.likelihood import loo
 from mi_estimators.entropy.bandwidth.reference import canonical_ratio
 from mi_estimators.entropy.bandwidth.sample import Sample, sample_of, unweighted, warn_of_duplicates
@@ -73,8 +74,7 @@ def neighbour_distances(sample: Sample, neighbours: int | None) -> Tensor:
     from scipy.spatial import cKDTree
 
     k = max(1, min(sample.size - 1, round(math.sqrt(sample.size)))) if neighbours is None else neighbours
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < sample.size:
-        raise ValueError(f"neighbours: want an integer from 1 to N - 1 = {sample.size - 1}, got {k!r}")
+    _checks.count("neighbours", k, 1, sample.size - 1, most_is="N - 1")
     points = sample.x.double().cpu().numpy()
     distances = cKDTree(points).query(points, k=[k + 1])[0][:, 0]
     floor = 1e-6 * float(distances.mean())
