@@ -122,7 +122,7 @@ class Pulled(Method):
 
 
 def trainer(method: str, **fields: Any) -> Trainer:
-    settings: dict[str, Any] = {"steps": 4, "batch_size": 96, "lr": 1.0, "optimizer": "sgd", "momentum": 0.0}
+    settings: dict[str, Any] = {"steps": 4, "batch_size": 96, "lr": 1.0, "optimizer": "sgd", "sgd_momentum": 0.0}
     config = TrainConfig(method, out="none", accelerator="cpu", **{**settings, **fields})
     return Trainer(config.resolved(), load("digits"))
 

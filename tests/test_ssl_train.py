@@ -278,7 +278,7 @@ def test_there_must_be_a_checkpoint_to_resume(tmp_path):
         ({"optimizer": "lars", "lr": None}, "lr: want a learning rate for lars; the method's preset is Adam's"),
         ({"schedule": "cosin"}, "schedule: want one of constant, cosine; got 'cosin' .did you mean 'cosine'"),
         ({"warmup": 31}, "warmup: want at most the 30 steps of the run, got 31"),
-        ({"momentum": 1.0}, "momentum: want a number from 0 to below 1"),
+        ({"sgd_momentum": 1.0}, "sgd_momentum: want a number from 0 to below 1"),
         ({"weight_decay": -1.0}, "weight_decay: want a finite value >= 0"),
         ({"clip": 0.0}, "clip: want a finite value > 0"),
         ({"accumulate": 3}, "accumulate: want parts of one size, got 3 of a batch of 64 images"),

@@ -39,7 +39,7 @@ class TrainConfig:
         lr: learning rate; the presets are Adam's, and serve ``"adam"`` and ``"adamw"`` alone.
         optimizer: a key of :data:`mi_estimators.ssl.optimizers.OPTIMIZERS`.
         weight_decay: of weight matrices and kernels; biases and norms have none.
-        momentum: of ``"sgd"`` and ``"lars"``.
+        sgd_momentum: of ``"sgd"`` and ``"lars"``.
         schedule: a key of :data:`mi_estimators.ssl.optimizers.SCHEDULES`: the learning rate over training.
         warmup: first steps, in which the learning rate rises linearly.
         clip: largest norm of the gradient of all parameters; None leaves it as it is.
@@ -65,7 +65,7 @@ class TrainConfig:
     lr: float | None = _option(None, "learning rate; the presets are Adam's")
     optimizer: str = _option("adam", f"optimizer: {', '.join(OPTIMIZERS)}")
     weight_decay: float = _option(0.0, "weight decay; biases and norms have none")
-    momentum: float = _option(0.9, "momentum of sgd and lars")
+    sgd_momentum: float = _option(0.9, "momentum of sgd and lars")
     schedule: str = _option("constant", f"learning rate over training: {', '.join(SCHEDULES)}")
     warmup: int = _option(0, "first steps, in which the learning rate rises linearly")
     clip: float | None = _option(None, "largest norm of the gradient")
@@ -114,9 +114,9 @@ class TrainConfig:
                 raise ValueError(f"{name}: want an integer >= {least}, got {_checks.describe(value)}")
         _checks.positive("lr", cast(float, self.lr))
         check_not_negative("weight_decay", self.weight_decay)
-        check_not_negative("momentum", self.momentum)
-        if self.momentum >= 1:
-            raise ValueError(f"momentum: want a number from 0 to below 1, got {self.momentum!r}")
+        check_not_negative("sgd_momentum", self.sgd_momentum)
+        if self.sgd_momentum >= 1:
+            raise ValueError(f"sgd_momentum: want a number from 0 to below 1, got {self.sgd_momentum!r}")
         if self.clip is not None:
             _checks.positive("clip", self.clip)
         if self.warmup > cast(int, self.steps):

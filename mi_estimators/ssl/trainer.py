@@ -59,7 +59,7 @@ class Trainer:
             self.method.parameters(),
             lr=self.lr,
             weight_decay=config.weight_decay,
-            momentum=config.momentum,
+            momentum=config.sgd_momentum,
         )
         self.model, self._stepper = self.fabric.setup(self.method, self.optimizer)
         self.model.mark_forward_method("step")
