@@ -14,9 +14,9 @@ from typing import Any
 from mi_estimators import tightness
 from mi_estimators._extras import require
 from mi_estimators._files import replacing, write_json
+from mi_estimators._parallel import single_threaded
 from mi_estimators.console import print_table, progress_bar
 from mi_estimators.ssl import TrainConfig, train
-from mi_estimators.tightness.training import single_threaded
 
 RUNS: dict[str, dict[str, Any]] = {
     "simclr": {"method": "simclr"},

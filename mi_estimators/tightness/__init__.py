@@ -5,7 +5,8 @@ Two instruments: a *staircase* trains bounds on Gaussians whose mutual informati
 """
 
 from mi_estimators._files import write_json
-from mi_estimators.tightness.benchmark import BACKENDS, environment, run_benchmark
+from mi_estimators._parallel import BACKENDS
+from mi_estimators.tightness.benchmark import environment, run_benchmark
 from mi_estimators.tightness.config import PRESETS, TightnessConfig
 from mi_estimators.tightness.plots import PLOTS
 from mi_estimators.tightness.profiles import PROFILES, BenchmarkConfig

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,14 +11,11 @@ from typing import Any
 
 import torch
 
-from mi_estimators import _checks, _extras
 from mi_estimators._files import read_json, write_json
+from mi_estimators._parallel import check_jobs, results_of
 from mi_estimators._version import __version__
 from mi_estimators.tightness.cells import Cell, cells, run_cell
 from mi_estimators.tightness.profiles import BenchmarkConfig
-
-BACKENDS = {"loky": "joblib", "dask": "distributed", "ray": "ray"}
-"""Ways to run cells at the same time, by the package that each needs: processes of this machine, or a cluster."""
 
 _SETTINGS = "settings.json"
 
@@ -44,8 +38,8 @@ def run_benchmark(
         config: the settings.
         out: folder of the results; created if missing.
         jobs: cells at the same time; -1 for as many as there are cores.
-        backend: name in :data:`BACKENDS`: ``"loky"`` for processes of this machine; ``"dask"`` and ``"ray"`` take the
-            cluster that their package is connected to (Dask's configuration or ``DASK_SCHEDULER_ADDRESS``, and
+        backend: where they run: ``"loky"`` in processes of this machine; ``"dask"`` and ``"ray"`` take the cluster
+            that their package is connected to (Dask's configuration or ``DASK_SCHEDULER_ADDRESS``, and
             ``RAY_ADDRESS``, may name one), with all its workers, or start ``jobs`` workers here.
         progress: called with the number of cells done and the total.
 
@@ -57,20 +51,15 @@ def run_benchmark(
         NotADirectoryError: ``out`` is a file.
         ImportError: the backend's package is missing.
     """
-    _checks.choice("backend", backend, BACKENDS)
-    if isinstance(jobs, bool) or not isinstance(jobs, int) or (jobs < 1 and jobs != -1):
-        raise ValueError(f"jobs: want at least 1, or -1 for all cores, got {jobs!r}")
-    if importlib.util.find_spec(BACKENDS[backend]) is None and (backend != "loky" or jobs != 1):
-        extra = "train" if backend == "loky" else "cluster"
-        hint = f'pip install "mi-estimators[{extra}]"' if backend != "ray" else "pip install ray"
-        raise ImportError(f"backend: {backend!r} needs the package {BACKENDS[backend]}: {hint}")
+    check_jobs(jobs, backend)
     folder = _claim(Path(out), config)
     grid = cells(config)
     done = {cell: found for cell in grid if (found := _stored(folder, cell)) is not None}
     if progress is not None:
         progress(len(done), len(grid))
     missing = [cell for cell in grid if cell not in done]
-    for cell, result in _results(missing, config, jobs, backend):
+    run = partial(_run_named, settings=config.of_a_cell, data_dir=config.data_dir)
+    for cell, result in results_of(run, missing, jobs=jobs, backend=backend):
         write_json(folder / f"{cell.name}.json", result)
         done[cell] = result
         if progress is not None:
@@ -124,50 +113,6 @@ def _stored(folder: Path, cell: Cell) -> dict[str, Any] | None:
     if {key: result.get(key) for key in asdict(cell)} != asdict(cell):
         raise ValueError(f"out: {path} is the result of another cell")
     return dict(result)
-
-
-def _results(
-    grid: list[Cell], config: BenchmarkConfig, jobs: int, backend: str
-) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Results as they come."""
-    if not grid:
-        return
-    run = partial(_run_named, settings=config.of_a_cell, data_dir=config.data_dir)
-    if jobs == 1 and backend == "loky":
-        for cell in grid:
-            yield run(cell)
-        return
-    joblib = _extras.require("joblib", "train")
-    with contextlib.ExitStack() as stack:
-        if backend == "dask":
-            _connect_dask(jobs, stack)
-        elif backend == "ray":
-            _extras.require("ray.util.joblib", "cluster").register_ray()
-        stack.enter_context(joblib.parallel_config(backend=backend, n_jobs=jobs))
-        # Ray's backend cannot hand out results as they come: there a kill loses a group of cells.
-        group = 8 * max(1, joblib.effective_n_jobs(jobs)) if backend == "ray" else len(grid)
-        for start in range(0, len(grid), group):
-            parallel = joblib.Parallel(batch_size=1, return_as="list" if backend == "ray" else "generator_unordered")
-            yield from parallel(joblib.delayed(run)(cell) for cell in grid[start : start + group])
-
-
-def _connect_dask(jobs: int, stack: contextlib.ExitStack) -> None:
-    """A client of Dask: the connected one, or one of the configured scheduler, or one of workers started here."""
-    distributed = _extras.require("distributed", "cluster")
-    try:
-        distributed.get_client()
-    except ValueError:  # none is connected
-        if _extras.require("dask.config", "cluster").get("scheduler-address", None):
-            stack.enter_context(distributed.Client())
-        else:
-            cluster = distributed.LocalCluster(
-                n_workers=None if jobs == -1 else jobs,
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs=logging.ERROR,  # a worker that is slow to leave is no news
-            )
-            stack.enter_context(cluster)
-            stack.enter_context(distributed.Client(cluster))
 
 
 def _run_named(cell: Cell, settings: dict[str, Any], data_dir: str | None) -> tuple[Cell, dict[str, Any]]:

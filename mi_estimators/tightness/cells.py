@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_estimators._parallel import single_threaded
 from mi_estimators.bounds import BOUNDS
 from mi_estimators.estimators import ESTIMATORS, estimate_mi
 from mi_estimators.synthetic import Task
 from mi_estimators.tightness.profiles import BenchmarkConfig
 from mi_estimators.tightness.tasks import find_task
-from mi_estimators.tightness.training import single_threaded
 from mi_estimators.variational import variational
 
 

@@ -13,9 +13,8 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mi_estimators._parallel import single_threaded
 from mi_estimators.critics import Concatenated, Separable
 from mi_estimators.estimators.neural import ascend
 from mi_estimators.synthetic import Task
@@ -50,17 +50,6 @@ class Trained:
 
 class _Stopped(Exception):
     """Another estimator failed, or the user interrupted."""
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """One thread for PyTorch's operations; afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def counting(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
