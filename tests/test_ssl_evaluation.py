@@ -60,6 +60,7 @@ def test_knn_names_what_is_wrong():
     bad[2, 1] = torch.nan
     for arguments, options, kind, words in [
         ((x, y, x, y), {"k": 0}, ValueError, "k: want an integer >= 1, got 0"),
+        ((x, y, x, y), {"k": 2.0}, TypeError, "k: want an integer, got 2.0"),
         ((x, y, x, y), {"temperature": 0.0}, ValueError, "temperature: "),
         ((bad, y, x, y), {}, ValueError, "train_features: want finite"),
         ((x, y, bad, y), {}, ValueError, "features: want finite"),

@@ -12,8 +12,9 @@ from torch import Tensor
 from mi_estimators.bounds import i_nce
 from mi_estimators.ssl import METHODS, Method, Setting, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
-from mi_estimators.ssl.backbones import MLP, PrototypeHead
 from mi_estimators.ssl.clusters import k_means, whitened
+from mi_estimators.ssl.encoders import MLP
+from mi_estimators.ssl.heads import PrototypeHead
 from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.teacher import Teacher, cosine
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from mi_estimators import _checks
 from mi_estimators.image_sets import DATASETS
 from mi_estimators.ssl.augment import VIEWS
-from mi_estimators.ssl.backbones import ENCODERS
+from mi_estimators.ssl.encoders import ENCODERS, encoder_builder
 from mi_estimators.ssl.method import Method, Preset, check_not_negative
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import NEEDS_LR, OPTIMIZERS, SCHEDULES
@@ -33,7 +33,7 @@ class TrainConfig:
         data: a key of :data:`mi_estimators.image_sets.DATASETS`.
         data_dir: folder of the data files, where the set needs one.
         view: a key of :data:`mi_estimators.ssl.augment.VIEWS`: how an image becomes a pair.
-        encoder: a key of :data:`mi_estimators.ssl.backbones.ENCODERS`.
+        encoder: a name of :func:`mi_estimators.ssl.encoders.encoder_builder`.
         steps: optimizer steps.
         batch_size: images an optimizer step: K pairs, and the held-out bounds' K, where ``accumulate`` is 1.
         lr: learning rate; the presets are Adam's, and serve ``"adam"`` and ``"adamw"`` alone.
@@ -59,7 +59,7 @@ class TrainConfig:
     data: str = _option("digits", f"image set: {', '.join(DATASETS)}")
     data_dir: str | None = _option(None, "folder of the official files, packed or plain")
     view: str | None = _option(None, f"how an image becomes a pair: {', '.join(VIEWS)}")
-    encoder: str = _option("mlp", f"encoder: {', '.join(ENCODERS)}")
+    encoder: str = _option("mlp", f"{', '.join(ENCODERS)}, vit/PATCH, package.module:Name or timm:NAME")
     steps: int | None = _option(None, "optimizer steps")
     batch_size: int | None = _option(None, "images a step, K: InfoNCE cannot exceed log K")
     lr: float | None = _option(None, "learning rate; the presets are Adam's")
@@ -89,6 +89,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in table and not (name == "view" and value is None):
                 raise ValueError(f"{name}: {_checks.unknown(value, table)}")
+        encoder_builder(self.encoder)  # says what is wrong with the name
         if not self.out:
             raise ValueError("out: want a folder for the run, got none")
         accepted = method_options(METHODS[self.method])
@@ -129,7 +130,7 @@ class TrainConfig:
 
 PRESET_FIELDS = tuple(field.name for field in dataclasses.fields(Preset))
 _TABLES: dict[str, Mapping[str, object] | Sequence[str]] = {
-    "data": DATASETS, "view": VIEWS, "encoder": ENCODERS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
+    "data": DATASETS, "view": VIEWS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES,
     "precision": PRECISIONS,
 }  # fmt: skip
 _INTEGERS = {"steps": 1, "batch_size": 1, "eval_every": 1, "checkpoint_every": 1, "warmup": 0, "accumulate": 1}

@@ -14,7 +14,7 @@ from mi_estimators import _checks
 from mi_estimators.bounds import i_nce
 from mi_estimators.er import ERBound, er_bound
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import Encoder
+from mi_estimators.ssl.encoders import Encoder
 
 Terms = dict[str, Tensor]
 """Scalars of one batch, ``"loss"`` among them."""

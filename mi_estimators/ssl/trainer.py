@@ -13,9 +13,9 @@ from torch import Tensor
 from mi_estimators._extras import require
 from mi_estimators.image_sets import ImageSet
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
-from mi_estimators.ssl.backbones import ENCODERS, shape_of
 from mi_estimators.ssl.config import TrainConfig
 from mi_estimators.ssl.data import Batches, derived_seed
+from mi_estimators.ssl.encoders import encoder_builder, shape_of
 from mi_estimators.ssl.method import Method, Setting
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import make_optimizer, rate_factor
@@ -51,7 +51,8 @@ class Trainer:
         with torch.random.fork_rng():
             shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
             torch.manual_seed(derived_seed(config.seed, "weights"))
-            setting = Setting(lambda view: ENCODERS[config.encoder](shapes[view]), len(data.train))
+            build = encoder_builder(config.encoder)
+            setting = Setting(lambda view: build(shapes[view]), len(data.train))
             make: Callable[..., Method] = METHODS[config.method]
             self.method = make(setting, **config.options)
         self.optimizer = make_optimizer(

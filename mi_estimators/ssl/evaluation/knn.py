@@ -49,8 +49,7 @@ def knn_accuracy(
     Source: Wu et al. (2018), arXiv 1805.01978, sec. 3.4.
     """
     check_splits(train_features, train_labels, features, labels)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: want an integer >= 1, got {_checks.describe(k)}")
+    k = _checks.count("k", k)
     _checks.positive("temperature", temperature)
     of_class = train_labels.long()
     bank = _unit(train_features)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mi_estimators import _checks
 from mi_estimators.losses import EntropyReconstruction, InfoNCE
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import Encoder, projection_head
+from mi_estimators.ssl.encoders import Encoder
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_objective, check_share, terms_of
 

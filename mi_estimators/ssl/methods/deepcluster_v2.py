@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import projection_head
 from mi_estimators.ssl.clusters import ClusterMethod, k_means
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.method import OverImages, Setting, Terms
 

@@ -12,7 +12,7 @@ from mi_estimators import _checks
 from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ops import sinkhorn_knopp
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import PrototypeHead
+from mi_estimators.ssl.heads import PrototypeHead
 from mi_estimators.ssl.method import (
     ClassMethod,
     Setting,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, check_share, terms_of
 

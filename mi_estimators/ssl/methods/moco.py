@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mi_estimators.losses import EntropyReconstruction, InfoNCE
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, check_share, terms_of
 from mi_estimators.ssl.teacher import Teacher
 

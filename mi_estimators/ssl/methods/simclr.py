@@ -12,7 +12,7 @@ from mi_estimators import _checks
 from mi_estimators.entropy import RULES, vmf_concentration
 from mi_estimators.losses import EntropyReconstruction, NTXent
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.method import Method, Setting, Terms, check_objective, terms_of
 
 

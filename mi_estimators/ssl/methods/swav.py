@@ -12,7 +12,7 @@ from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.memory_bank import bank_of_size
 from mi_estimators.ops import sinkhorn_knopp
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.backbones import projection_head
+from mi_estimators.ssl.heads import projection_head
 from mi_estimators.ssl.method import (
     ClassMethod,
     Setting,
