@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mi_estimators.image_sets import load
 from mi_estimators.ssl import METHODS, Method, Preset, TrainConfig, checkpoint, loop, resume, train
+from mi_estimators.ssl.config import method_options
 from mi_estimators.ssl.lars import LARS
 from mi_estimators.ssl.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, rate_factor
 from mi_estimators.ssl.trainer import Trainer
@@ -204,3 +206,9 @@ def test_a_resumed_run_repeats_the_whole_one_with_each_optimizer(tmp_path, monke
     for key, held in first.items():
         for name, value in held.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key][name]))
+
+
+def test_no_setting_of_a_method_has_the_name_of_one_of_every_run():
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    for name, method in METHODS.items():
+        assert not fields & set(method_options(method)), name
