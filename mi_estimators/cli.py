@@ -1,4 +1,5 @@
-"""The command ``mi-estimators``: ``info``, ``estimate``, ``tightness``, ``train METHOD``, ``demo``.
+"""The command ``mi-estimators``: ``info``, ``estimate``, ``tightness``, ``train METHOD``, ``sweep``,
+``demo``.
 
 ``info`` needs the core install alone; the other commands need the extra ``[train]``, and say so. Options of ``train``
 and ``tightness`` are read off the configuration classes, so a new method or setting needs no line here.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mi_estimators import _extension
 from mi_estimators.commands.estimate import estimate_command
 from mi_estimators.commands.options import as_command, flag, parameter, plain
+from mi_estimators.commands.sweep import sweep_command
 from mi_estimators.commands.tightness import tightness_group
 from mi_estimators.console import print_table, progress_bar
 
@@ -98,6 +100,7 @@ def build_app() -> typer.Typer:
     for name in METHODS:
         group.command(name)(_train_command(name))
     app.add_typer(group, name="train")
+    app.command("sweep")(sweep_command())
     app.command("demo")(_demo_command())
     return app
 

@@ -73,7 +73,7 @@ def test_a_second_run_computes_nothing_and_a_larger_grid_only_what_is_new(result
     ran = []
     monkeypatch.setattr(
         "mi_estimators.tightness.benchmark.run_cell",
-        lambda cell, *_: ran.append(cell) or run_cell(cell, config.of_a_cell),
+        lambda cell, **_: ran.append(cell) or run_cell(cell, config.of_a_cell),
     )
     assert run_benchmark(config, out) == found
     assert not ran

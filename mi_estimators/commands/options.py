@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import typing
@@ -88,3 +89,30 @@ def attribute_texts(documented: object, section: str = "Attributes:") -> dict[st
     body = (inspect.getdoc(documented) or "").partition(section)[2].partition("\n\n")[0]
     texts = {name: " ".join(text.split()) for name, text in re.findall(r"(?ms)^    (\w+): (.*?)(?=^    \w|\Z)", body)}
     return {name: re.sub(r"(?::\w+:)?`+~?([^`]*)`+", r"\1", text) for name, text in texts.items()}
+
+
+def settings_of(configuration: type, *, defaults: bool) -> tuple[list[inspect.Parameter], dict[str, type]]:
+    """Options for the fields of a configuration class, and the types of the items of those that are lists."""
+    hints = typing.get_type_hints(configuration)
+    texts = attribute_texts(configuration)
+    parameters, lists = [], {}
+    for field in dataclasses.fields(configuration):
+        default = field.default if defaults else None
+        kind, text = plain(hints[field.name]), texts[field.name]
+        if typing.get_origin(kind) is tuple:
+            lists[field.name] = typing.get_args(kind)[0]
+            kind, text = str, f"{text} Separated by commas."
+        text_of_default = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        parameters.append(parameter(field.name, kind, text, False if default is None else text_of_default))
+    return parameters, lists
+
+
+def split_lists(chosen: dict[str, Any], lists: dict[str, type]) -> dict[str, Any]:
+    """What was given, with the lists as tuples of their type; options that were not given are left out."""
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    for name in lists.keys() & chosen.keys():
+        try:
+            chosen[name] = tuple(lists[name](item.strip()) for item in chosen[name].split(","))
+        except ValueError as error:
+            raise ValueError(f"{name}: want values separated by commas, {error}") from error
+    return chosen

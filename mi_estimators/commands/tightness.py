@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_estimators.commands.options import as_command, attribute_texts, flag, parameter, plain
+from mi_estimators.commands.options import (
+    as_command,
+    attribute_texts,
+    flag,
+    parameter,
+    plain,
+    settings_of,
+    split_lists,
+)
 from mi_estimators.console import print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -34,7 +41,7 @@ def _benchmark_command() -> Callable[..., None]:
 
     from mi_estimators import tightness
 
-    own, lists = _settings(tightness.BenchmarkConfig, defaults=False)  # the profiles hold them
+    own, lists = settings_of(tightness.BenchmarkConfig, defaults=False)  # the profiles hold them
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     parameters.append(parameter("profile", str, f"settings to start from: {', '.join(tightness.PROFILES)}", "quick"))
     parameters.append(
@@ -49,7 +56,7 @@ def _benchmark_command() -> Callable[..., None]:
         if given.pop("context").invoked_subcommand is not None:
             return
         profile, out, jobs, backend = (given.pop(name) for name in ("profile", "out", "jobs", "backend"))
-        config = tightness.BenchmarkConfig.profile(profile or "quick", **_split_lists(given, lists))
+        config = tightness.BenchmarkConfig.profile(profile or "quick", **split_lists(given, lists))
         out = out or Path(f"runs/tightness-{profile or 'quick'}")
         with progress_bar("tightness") as report:
             results = tightness.run_benchmark(
@@ -67,38 +74,11 @@ def _benchmark_command() -> Callable[..., None]:
     )
 
 
-def _settings(configuration: type, *, defaults: bool) -> tuple[list[inspect.Parameter], dict[str, type]]:
-    """Options for the fields of a configuration class, and the types of the items of those that are lists."""
-    hints = typing.get_type_hints(configuration)
-    texts = attribute_texts(configuration)
-    parameters, lists = [], {}
-    for field in dataclasses.fields(configuration):
-        default = field.default if defaults else None
-        kind, text = plain(hints[field.name]), texts[field.name]
-        if typing.get_origin(kind) is tuple:
-            lists[field.name] = typing.get_args(kind)[0]
-            kind, text = str, f"{text} Separated by commas."
-        text_of_default = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        parameters.append(parameter(field.name, kind, text, False if default is None else text_of_default))
-    return parameters, lists
-
-
-def _split_lists(chosen: dict[str, Any], lists: dict[str, type]) -> dict[str, Any]:
-    """What was given, with the lists as tuples of their type; options that were not given are left out."""
-    chosen = {key: value for key, value in chosen.items() if value is not None}
-    for name in lists.keys() & chosen.keys():
-        try:
-            chosen[name] = tuple(lists[name](item.strip()) for item in chosen[name].split(","))
-        except ValueError as error:
-            raise ValueError(f"{name}: want values separated by commas, {error}") from error
-    return chosen
-
-
 def _staircase_command() -> Callable[..., None]:
     """``staircase``: the settings of the staircase, read off its configuration class."""
     from mi_estimators import tightness
 
-    parameters, lists = _settings(tightness.TightnessConfig, defaults=True)
+    parameters, lists = settings_of(tightness.TightnessConfig, defaults=True)
     presets = ", ".join(tightness.PRESETS)
     parameters.append(parameter("preset", str, f"settings to start from: {presets}", "published"))
     parameters.append(parameter("out", Path, "folder of results.json and staircase.png", "runs/staircase"))
@@ -107,7 +87,7 @@ def _staircase_command() -> Callable[..., None]:
     def body(given: dict[str, Any]) -> None:
         preset, overwrite, out = (given.pop(name) for name in ("preset", "overwrite", "out"))
         out = out or Path("runs/staircase")
-        config = tightness.TightnessConfig.preset(preset or "published", **_split_lists(given, lists))
+        config = tightness.TightnessConfig.preset(preset or "published", **split_lists(given, lists))
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"out: {out} is not a folder")
         if (out / "results.json").exists() and not overwrite:
@@ -144,7 +124,7 @@ def _study_command(name: str) -> Callable[..., None]:
         if out.exists():
             raise FileExistsError(f"out: {out} is there already; choose another")
         with progress_bar(name) as report:
-            result = study.run(**_split_lists(given, {"bounds": str}), progress=report)
+            result = study.run(**split_lists(given, {"bounds": str}), progress=report)
         out.parent.mkdir(parents=True, exist_ok=True)
         tightness.write_json(out, result, indent=1)
         print_table(tightness.study_table(name, result))

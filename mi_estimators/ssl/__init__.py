@@ -16,5 +16,18 @@ from mi_estimators.ssl.loop import resume, train
 from mi_estimators.ssl.method import Method, Preset, Setting
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.stopping import Interrupted
+from mi_estimators.ssl.sweep import SweepConfig, run_sweep
 
-__all__ = ["DATASETS", "METHODS", "Interrupted", "Method", "Preset", "Setting", "TrainConfig", "resume", "train"]
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "Interrupted",
+    "Method",
+    "Preset",
+    "Setting",
+    "SweepConfig",
+    "TrainConfig",
+    "resume",
+    "run_sweep",
+    "train",
+]

@@ -55,6 +55,7 @@ class Method(nn.Module):
 
     Attributes:
         presets: defaults by image set; ``"mnist"`` serves the sets not named.
+        has_teacher: whether slow copies of the networks follow with the setting ``momentum``.
         kappa: von Mises-Fisher concentration at which the ER bound is evaluated, on the unit sphere.
         scale: what multiplies inner products in the critic: one over a temperature, or a concentration.
         online: encoder and head in a row, where a method has one encoder and no other use for the name.
@@ -65,6 +66,7 @@ class Method(nn.Module):
         "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
         "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
     }
+    has_teacher: ClassVar[bool] = False
     kappa: float = 10.0
     scale: float | Tensor
     online: nn.Sequential

@@ -4,9 +4,10 @@ Two instruments: a *staircase* trains bounds on Gaussians whose mutual informati
 *benchmark* tries estimators on many tasks (:func:`run_benchmark`).
 """
 
+from mi_estimators._cells import environment
 from mi_estimators._files import write_json
 from mi_estimators._parallel import BACKENDS
-from mi_estimators.tightness.benchmark import environment, run_benchmark
+from mi_estimators.tightness.benchmark import run_benchmark
 from mi_estimators.tightness.config import PRESETS, TightnessConfig
 from mi_estimators.tightness.plots import PLOTS
 from mi_estimators.tightness.profiles import PROFILES, BenchmarkConfig

@@ -21,6 +21,8 @@ class BYOL(Method):
     entropy of the projections, under which collapse is not an optimum.
     """
 
+    has_teacher = True
+
     def __init__(
         self,
         setting: Setting,

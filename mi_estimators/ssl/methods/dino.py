@@ -34,6 +34,8 @@ class DINO(ClassMethod):
     codes as DINOv2 does. ``er`` does without: the entropy of the student's mean prediction is a term of the loss.
     """
 
+    has_teacher = True
+
     center: Tensor
 
     def __init__(

@@ -21,6 +21,8 @@ class MoCo(Method):
     reconstructed from the query, and the queries' entropy, among past ones, takes the place of the negatives.
     """
 
+    has_teacher = True
+
     def __init__(
         self,
         setting: Setting,
