@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -11,9 +10,8 @@ import pytest
 import torch
 
 from mi_estimators.image_sets import Split, load
-from mi_estimators.ssl import METHODS, Setting, TrainConfig
+from mi_estimators.ssl import METHODS, Setting
 from mi_estimators.ssl.augment import VIEWS, Halves, TwoAugmentations
-from mi_estimators.ssl.config import method_options
 from mi_estimators.ssl.encoders import MLP
 from mi_estimators.ssl.heldout import evaluate
 from mi_estimators.ssl.probe import linear_probe, probe_method, probe_pixels
@@ -143,9 +141,3 @@ def test_importing_the_trainers_imports_no_optional_package():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
-
-
-def test_no_setting_of_a_method_has_the_name_of_a_setting_of_every_run():
-    ours = {field.name for field in dataclasses.fields(TrainConfig)}
-    for name, method in METHODS.items():
-        assert not ours & set(method_options(method)), name
