@@ -1,11 +1,9 @@
 """The critics of a staircase, for training: the same functions of the same parameters, with less overhead.
 
 :class:`PairCritic` is a :class:`~mi_estimators.critics.Concatenated` critic with a backward written by hand. With two
-hidden layers of h units its cost is three products of ``[K^2, h]`` and ``[h, h]`` a step. Beside them autograd
-allocates and keeps a result for every operation; here there is one buffer a layer, used again at every step, and a ReLU
-overwrites what it reads: its mask is the sign of its output. The mask of the last hidden layer is multiplied by the
-gradients of the scores alone; the weights of the output layer, which would multiply its columns, are multiplied into
-the small factor of each product instead.
+hidden layers of h units its cost is three products of ``[K^2, h]`` and ``[h, h]`` a step. Beside them autograd visits
+the pairs again for every sum, bias, ReLU, mask and cast; here the first and the last layer, with all of that, are one
+visit each forward and one backward (:mod:`mi_estimators.ops.pair_layers`).
 
 In ``bfloat16`` the two large factors of every product are rounded to 8 bits of mantissa and the sums are taken in
 float32, which CPUs with AMX do several times faster. Parameters, the sums of their gradients over a batch's blocks, the
@@ -16,7 +14,6 @@ first and the last layer, scores and the bound stay float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -30,121 +27,54 @@ BLOCK = 4096
 """Pairs that pass through all layers together, so that memory and its traffic are those of a part of a large batch."""
 
 
-class Workspace:
-    """Buffers used again from step to step, by size and dtype. What a pass takes it has to give back."""
-
-    def __init__(self) -> None:
-        self._free: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = {}
-
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A buffer that nobody else holds."""
-        free = self._free.get((math.prod(shape), dtype, device))
-        return free.pop().view(shape) if free else torch.empty(shape, dtype=dtype, device=device)
-
-    def give(self, *buffers: Tensor) -> None:
-        """Let others have them."""
-        for buffer in buffers:
-            self._free.setdefault((buffer.numel(), buffer.dtype, buffer.device), []).append(buffer)
-
-
 class _PairMLP(torch.autograd.Function):
     """Scores ``[N, M]`` from the first layer's parts ``[N, h]`` and ``[M, h]`` and the layers behind it."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        workspace: Workspace,
-        dtype: torch.dtype,
-        from_x: Tensor,
-        from_y: Tensor,
-        *layers: Tensor,
-    ) -> Tensor:
-        m = len(from_y)
+    def forward(ctx: Any, dtype: torch.dtype, from_x: Tensor, from_y: Tensor, *layers: Tensor) -> Tensor:
         *hidden, weight, bias = layers
         casts = [value.to(dtype) for value in hidden]
         scores, blocks = [], []
-        for rows in from_x.split(max(1, BLOCK // m)):
-            pairs = (len(rows), m, from_x.shape[1])
-            first = workspace.take(pairs, from_x.dtype, from_x.device)
-            torch.add(rows.unsqueeze(1), from_y, out=first)
-            activations = [_narrowed(first.view(-1, pairs[2]), dtype, workspace).relu_()]
-            for w, b in zip(casts[::2], casts[1::2], strict=True):
-                out = workspace.take((len(rows) * m, len(b)), dtype, from_x.device)
-                activations.append(torch.addmm(b, activations[-1], w.T, out=out).relu_())
-            last = _widened(activations[-1], from_x.dtype, workspace)
-            scores.append(torch.addmv(bias, last, weight[0]).view(-1, m))
-            if last is not activations[-1]:
-                workspace.give(last)
+        for rows in from_x.split(max(1, BLOCK // len(from_y))):
+            activations = [torch.ops.mi_estimators.pair_relu(rows, from_y, dtype != from_x.dtype)]
+            for index in range(0, len(casts), 2):
+                if index:
+                    activations[-1].relu_()
+                activations.append(torch.addmm(casts[index + 1], activations[-1], casts[index].T))
+            scores.append(torch.ops.mi_estimators.relu_dot(activations[-1], weight[0]).view(len(rows), -1))
             blocks.append(activations)
-        ctx.workspace, ctx.dtype, ctx.blocks = workspace, dtype, blocks
+        ctx.blocks, ctx.casts = blocks, casts
         ctx.save_for_backward(*layers)
-        return torch.cat(scores)
+        return torch.cat(scores) + bias
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.blocks is None:
-            raise RuntimeError("backward: the buffers of this forward pass were given back by its first backward")
-        workspace, dtype, blocks = ctx.workspace, ctx.dtype, ctx.blocks
+            raise RuntimeError("backward: what the forward pass kept was freed by its first backward")
+        blocks, casts = ctx.blocks, ctx.casts
         ctx.blocks = None
         *hidden, weight, _ = ctx.saved_tensors
         grads = [torch.zeros_like(value) for value in (*hidden, weight)]
-        m, scale = gradient.shape[1], weight[0]
-        # Of a hidden layer that feeds the output layer, the columns of d are multiplied by its weights: here, once.
-        scaled = [w.to(dtype) for w in hidden[::2]]
-        if scaled:
-            scaled[-1] = (hidden[-2] * scale.unsqueeze(1)).to(dtype)
-        d_x, d_y = [], torch.zeros(m, blocks[0][0].shape[1], dtype=gradient.dtype, device=gradient.device)
-        for activations, rows in zip(blocks, gradient.split(max(1, BLOCK // m)), strict=True):
-            flat = rows.reshape(-1)
-            narrow = flat.to(dtype)
-            grads[-1][0] += torch.mv(activations[-1].T, narrow)
-            d = workspace.take(tuple(activations[-1].shape), dtype, gradient.device)
-            _masked(narrow.unsqueeze(1).expand_as(d), activations[-1], d)
-            workspace.give(activations[-1])
-            for index in range(len(activations) - 2, -1, -1):
-                below = activations[index]
-                grads[2 * index + 1] += d.sum(0)
-                if dtype == gradient.dtype:
-                    grads[2 * index].addmm_(d.T, below)
-                else:
-                    grads[2 * index] += d.T @ below
-                into = workspace.take(tuple(below.shape), dtype, gradient.device)
-                torch.mm(d, scaled[index], out=into)
-                _masked(into, below, into)
-                workspace.give(d, below)
-                d = into
-            pairs = d.view(-1, m, d.shape[1])
-            d_x.append(pairs.sum(1))
-            d_y += pairs.sum(0)
-            workspace.give(d)
-        joined = torch.cat(d_x).to(gradient.dtype)
-        if hidden:
-            grads[-3] *= scale.unsqueeze(1)
-            grads[-2] *= scale
-        else:
-            joined, d_y = joined * scale, d_y * scale
-        return None, None, joined, d_y, *grads, gradient.sum().view(1)
-
-
-def _narrowed(value: Tensor, dtype: torch.dtype, workspace: Workspace) -> Tensor:
-    """The value in another type, its own buffer given back."""
-    if value.dtype == dtype:
-        return value
-    narrow = workspace.take(tuple(value.shape), dtype, value.device).copy_(value)
-    workspace.give(value)
-    return narrow
-
-
-def _widened(value: Tensor, dtype: torch.dtype, workspace: Workspace) -> Tensor:
-    if value.dtype == dtype:
-        return value
-    return workspace.take(tuple(value.shape), dtype, value.device).copy_(value)
-
-
-def _masked(gradient: Tensor, activation: Tensor, out: Tensor) -> None:
-    """Write the gradient where the ReLU's output is positive, 0 elsewhere."""
-    torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=out)
+        d_x, d_y = [], []
+        for rows in gradient.split(max(1, BLOCK // gradient.shape[1])):
+            first, *behind = blocks.pop(0)
+            last = behind.pop() if behind else first
+            d, d_weight, sums = torch.ops.mi_estimators.relu_dot_backward(rows.reshape(-1), last, weight[0])
+            del last
+            grads[-1][0] += d_weight
+            for index in range(len(hidden) - 2, -1, -2):
+                below = behind.pop() if index else first
+                grads[index + 1] += sums
+                grads[index] += d.T @ below
+                d = d @ casts[index]
+                if index:
+                    d = torch.ops.aten.threshold_backward(d, below, 0)
+                    sums = d.sum(0, dtype=weight.dtype)
+            from_rows, from_columns = torch.ops.mi_estimators.pair_relu_backward(d, first, len(rows))
+            d_x.append(from_rows)
+            d_y.append(from_columns)
+        return None, torch.cat(d_x), torch.stack(d_y).sum(0), *grads, gradient.sum().view(1)
 
 
 class PairCritic(nn.Module):
@@ -154,14 +84,12 @@ class PairCritic(nn.Module):
 
     Args:
         critic: whose parameters to use.
-        workspace: buffers to share with other critics.
         dtype: of the large factors of the products; None takes that of the parameters.
     """
 
-    def __init__(self, critic: Concatenated, workspace: Workspace, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, critic: Concatenated, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.critic = critic
-        self.workspace = workspace
         self.dtype = dtype
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -179,7 +107,7 @@ class PairCritic(nn.Module):
         layers = [value for module in linear for value in (module.weight, module.bias)]
         dtype = self.dtype or first.weight.dtype
         from_x = torch.addmm(first.bias, x, weight_x.T)
-        return cast(Tensor, _PairMLP.apply(self.workspace, dtype, from_x, y @ weight_y.T, *layers))
+        return cast(Tensor, _PairMLP.apply(dtype, from_x, y @ weight_y.T, *layers))
 
 
 class SeparableStack:

@@ -27,7 +27,7 @@ from mi_estimators.critics import Concatenated, Separable
 from mi_estimators.estimators.neural import ascend
 from mi_estimators.synthetic import Task
 from mi_estimators.tightness.config import PRECISIONS, TightnessConfig
-from mi_estimators.tightness.fast_critics import PairCritic, SeparableStack, Workspace
+from mi_estimators.tightness.fast_critics import PairCritic, SeparableStack
 from mi_estimators.variational import VariationalEstimator, variational
 
 
@@ -140,7 +140,7 @@ def _train_one(
 ) -> None:
     critic = getattr(model, "critic", None)
     if type(critic) is Concatenated:
-        model.critic = PairCritic(critic, Workspace(), PRECISIONS[config.precision])
+        model.critic = PairCritic(critic, PRECISIONS[config.precision])
     data = torch.Generator().manual_seed(member.seed + 1)
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True) if parameters else None
