@@ -3,8 +3,8 @@
 The page has a pair of comments for each table, ``<!-- KIND: WHAT -->`` and ``<!-- end -->``; what stands between them
 is replaced where the results are of that kind. So no number of a page is typed by hand. KIND is ``run`` for a run of a
 suite, and WHAT then ``machine``, ``bars``, ``plot``, ``ratios ENTRY``, ``memory ENTRY`` or ``contenders ENTRY``; for a
-study KIND is ``entropy``, ``er-DATA`` or ``oracles``, and WHAT ``machine``, ``plot`` or a table of
-:mod:`benchmarks.studies.tables`. The suite ``sinkhorn_scores`` shares a page with another, and is ``scores-run`` there.
+study KIND is ``entropy``, ``er-DATA``, ``oracles`` or ``nonparametric-mi``, and WHAT ``machine``, ``plot`` or a table
+of :mod:`benchmarks.studies.tables`. ``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PAGES = {  # by suite or study; all others:
     "sinkhorn": SINKHORN_PAGE,
     "sinkhorn_scores": SINKHORN_PAGE,
     "oracles": SINKHORN_PAGE,
+    "nonparametric-mi": ROOT / "docs" / "nonparametric.md",
 }
 RESULTS_PAGE = ROOT / "docs" / "entropy_results.md"
 KINDS = {"sinkhorn_scores": "scores-run"}  # of a suite that shares its page with another; all others: run

@@ -3,13 +3,17 @@
     python -m benchmarks.studies.nonparametric_mi --bmi-python .venv-bmi/bin/python
 
 Runs in the environment of benchmarks/peers.txt; benchmark-mi needs an older JAX, so it has one of its own
-(benchmarks/peers-bmi.txt) and is called as a program that reads the samples from a file and times itself. Four parts:
+(benchmarks/peers-bmi.txt) and is called as a program that reads the samples from a file and times itself. Five parts:
 
 1. Agreement: on the same samples the other libraries' KSG and Kozachenko-Leonenko estimates must be ours.
 2. Published values: each is of one draw, so it must lie among ours of several draws, to 0.01.
 3. Time of KSG in 5 + 5 dimensions at 10,000 pairs, contenders in turn; ratios are medians over the rounds of the
    quotient within a round.
-4. 1,000 + 1,000 dimensions, 20 nats, 10,000 pairs: the plug-in Gaussian estimate and the one without its bias.
+4. What single estimators give where they are good and where they are not.
+5. 1,000 + 1,000 dimensions, 20 nats, 10,000 pairs, the dependence spread over all coordinates or held by ten pairs of
+   them: the Gaussian estimate without its bias, the plug-in one, and two with shrinkage.
+
+``python -m benchmarks.publish`` fills the tables of docs/nonparametric.md from the JSON that this writes.
 """
 
 from __future__ import annotations
@@ -30,9 +34,10 @@ import torch
 
 from benchmarks.files import write_json
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.report import MET, print_table
+from benchmarks.report import print_table
+from benchmarks.studies import tables
 from mi_estimators.entropy import knn_entropy
-from mi_estimators.estimators import gaussian, ksg
+from mi_estimators.estimators import estimate_mi, gaussian, ksg
 from mi_estimators.synthetic import TASKS, correlated_gaussian
 from mi_estimators.synthetic.task import Task
 
@@ -151,45 +156,62 @@ def timing(python: Path | None, n: int, rounds: int, bmi_rounds: int) -> dict[st
         if python is not None and index < bmi_rounds:
             seconds["benchmark-mi"].append(bmi_ksg(python, x, y, 3, "chebyshev")["seconds"])
             ratios["benchmark-mi"].append(seconds["benchmark-mi"][-1] / seconds["ours"][-1])
-    return {"n": n, "seconds": seconds, "ratios": ratios}
+    return {"n": n, "seconds": seconds, "ratios": ratios, "must_be": BARS}
 
 
-def many_dimensions(n: int, dim: int, truth: float, seeds: int) -> list[dict[str, float]]:
-    task = correlated_gaussian(dim, truth)
+def examples(n: int, seeds: int) -> list[dict[str, Any]]:
+    """Estimates by name where they are good and where they are not."""
     lines = []
-    for seed in range(seeds):
-        x, y = sample(task, n, seed)
-        begun = time.perf_counter()
-        measured = gaussian.estimate(x, y)
-        taken = time.perf_counter() - begun
-        plug_in = gaussian.estimate(x, y, unbiased=False).value if seed == 0 else math.nan
-        lines.append({"seed": seed, "truth": truth, "value": measured.value, "std": measured.std or 0.0,
-                      "plug_in": plug_in, "seconds": taken})  # fmt: skip
+    for variables, task, names in (
+        ("normal, 1 + 1", correlated_gaussian(1, 2.0), ("ksg", "histogram")),
+        ("normal, 1 + 1", TASKS["1v1-normal-0.75"], ("histogram",)),
+        ("normal, 1 + 1", correlated_gaussian(1, 14.0), ("lnc", "ksg2")),
+        ("normal, 2 + 2", correlated_gaussian(2, 20.0), ("lnc", "ksg2")),
+        ("normal, 2 + 2", correlated_gaussian(2, 6.0), ("kl3h", "kde", "ksg")),
+        ("normal, 5 + 5", TASKS["multinormal-dense-5-5-0.5"], ("kl3h", "kde", "ksg", "lnc")),
+    ):
+        for name in names:
+            values = [estimate_mi(*sample(task, n, seed), estimator=name, seed=seed).value for seed in range(seeds)]
+            lines.append({"variables": variables, "n": n, "truth": task.mutual_information, "estimator": name,
+                          "values": values})  # fmt: skip
     return lines
 
 
+def many_dimensions(n: int, dim: int, truth: float, seeds: int) -> list[dict[str, Any]]:
+    """The Gaussian estimate, with the dependence in all coordinates and in ten of them; the others once each."""
+    lines = []
+    for pairs in (dim, min(10, dim)):
+        task = correlated_gaussian(pairs, truth)
+        for seed in range(seeds):
+            noise = np.random.default_rng(seed).standard_normal((2, n, dim - pairs))
+            x, y = (np.hstack([side, other]) for side, other in zip(sample(task, n, seed), noise, strict=True))
+            begun = time.perf_counter()
+            measured = gaussian.estimate(x, y)
+            line = {"pairs": pairs, "dim": dim, "seed": seed, "truth": truth, "value": measured.value,
+                    "std": measured.std, "seconds": time.perf_counter() - begun}  # fmt: skip
+            others = {"plug_in": {"unbiased": False}, "ledoit_wolf": {"shrinkage": "ledoit_wolf"},
+                      "oas": {"shrinkage": "oas"}}  # fmt: skip
+            lines.append(line | {
+                name: gaussian.estimate(x, y, **options).value if seed == 0 else None
+                for name, options in others.items()
+            })  # fmt: skip
+    return lines
+
+
+TITLES = {
+    "agreement": ("On the same samples", (0, 1)),
+    "published": ("Published values of one draw", (0, 3)),
+    "examples": ("Single estimators", (0, 3)),
+    "timing": ("KSG, 5+5 dimensions", (0,)),
+    "dimensions": ("Gaussian, many dimensions", (0,)),
+}
+"""Of the tables of this study, with the columns to align to the left."""
+
+
 def report(document: dict[str, Any]) -> None:
-    print_table("On the same samples", ("estimate", "library", "ours", "theirs", "met"), [
-        (line["what"], line["with"], f"{line['ours']:.6f}", f"{line['theirs']:.6f}", MET[line["met"]])
-        for line in document["agreement"]
-    ], left=(0, 1))  # fmt: skip
-    print_table("Published values of one draw", ("estimate", "truth", "published", "ours, each draw", "met"), [
-        (line["what"], f"{line['truth']:.4f}", f"{line['published']:.4f}",
-         " ".join(f"{value:.4f}" for value in line["ours"]), MET[line["met"]])
-        for line in document["published"]
-    ], left=(0, 3))  # fmt: skip
-    timed = document["timing"]
-    print_table(f"KSG, 5+5 dimensions, n = {timed['n']}", ("library", "seconds", "time / ours", "must be", "met"), [
-        (name, f"{statistics.median(values):.3f}",
-         f"{statistics.median(timed['ratios'][name]):.1f}" if name in BARS else "",
-         f">= {BARS[name]:g}" if name in BARS else "", MET[document["bars"].get(name)] if name in BARS else "")
-        for name, values in timed["seconds"].items() if values
-    ])  # fmt: skip
-    print_table("Gaussian, many dimensions", ("seed", "truth", "estimate", "standard error", "plug-in", "seconds"), [
-        (str(line["seed"]), f"{line['truth']:g}", f"{line['value']:.3f}", f"{line['std']:.3f}",
-         "" if math.isnan(line["plug_in"]) else f"{line['plug_in']:.2f}", f"{line['seconds']:.1f}")
-        for line in document["many_dimensions"]
-    ])  # fmt: skip
+    for name, make in tables.STUDIES["nonparametric-mi"].items():
+        title, left = TITLES[name]
+        print_table(title, *make(document, ""), left=left)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     parser.add_argument("--bmi-rounds", type=int, default=3, help="of them with benchmark-mi")
     parser.add_argument("--dim", type=int, default=1000, help="of the Gaussian in many dimensions")
+    parser.add_argument("--examples-n", type=int, default=3000, help="pairs of a sample of the examples")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "nonparametric-mi.json")
     arguments = parser.parse_args(argv)
@@ -212,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     timed = timing(python, n, arguments.rounds, arguments.bmi_rounds)
     document = {
         "study": "nonparametric-mi",
+        "examples": examples(arguments.examples_n, min(3, arguments.seeds)),
         **provenance(arguments.threads, PACKAGES),
         "agreement": agreement(python, n),
         "published": published(n, arguments.seeds),

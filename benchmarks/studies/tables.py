@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,8 +91,81 @@ def oracle_errors(document: Document, oracle: str) -> Table:
     return ("epsilon", "rho", *names, f"all <= {allowed:.0e}"), lines
 
 
+def agreement(document: Document, _: str) -> Table:
+    """Ours and another library's value on the same samples."""
+    return ("estimate", "library", "ours", "theirs", "met"), [
+        (line["what"], line["with"], f"{line['ours']:.6f}", f"{line['theirs']:.6f}", MET[line["met"]])
+        for line in document["agreement"]
+    ]
+
+
+def published(document: Document, _: str) -> Table:
+    """Published values, each of one draw, beside ours of several."""
+    return ("estimate", "truth", "published", "ours, each draw", "met"), [
+        (line["what"], f"{line['truth']:.4f}", f"{line['published']:.4f}",
+         " ".join(f"{value:.4f}" for value in line["ours"]), MET[line["met"]])
+        for line in document["published"]
+    ]  # fmt: skip
+
+
+def examples(document: Document, _: str) -> Table:
+    """What single estimators give on single tasks: a line a task, the mean and standard deviation over draws."""
+    return ("variables", "pairs", "truth", "estimator", "mean ± std"), [
+        (line["variables"], str(line["n"]), f"{line['truth']:.3f}", line["estimator"],
+         f"{statistics.fmean(line['values']):.3f}"
+         + (f" ± {statistics.stdev(line['values']):.3f}" if len(line["values"]) > 1 else ""))
+        for line in document["examples"]
+    ]  # fmt: skip
+
+
+def timing(document: Document, _: str) -> Table:
+    """Seconds of KSG by library, and the ratios that must be reached."""
+    timed, rows = document["timing"], []
+    for name, values in timed["seconds"].items():
+        if values:
+            bar = (
+                (f"{statistics.median(timed['ratios'][name]):.1f}", f">= {timed['must_be'][name]:g}",
+                 MET[document["bars"][name]])
+                if name in timed["must_be"] else ("", "", "")
+            )  # fmt: skip
+            rows.append((name, f"{statistics.median(values):.3f}", *bar))
+    return (f"library, n = {timed['n']}", "seconds", "time / ours", "must be", "met"), rows
+
+
+def many_dimensions(document: Document, _: str) -> Table:
+    """The Gaussian estimate in many dimensions."""
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    header = (
+        "dependence in",
+        "seed",
+        "truth",
+        "estimate",
+        "standard error",
+        "plug-in",
+        "Ledoit-Wolf",
+        "OAS",
+        "seconds",
+    )
+    return header, [
+        (f"{line['pairs']} of {line['dim']}", str(line["seed"]), f"{line['truth']:g}", number(line["value"], 3),
+         number(line["std"], 3), *(number(line[name], 2) for name in ("plug_in", "ledoit_wolf", "oas")),
+         number(line["seconds"], 1))
+        for line in document["many_dimensions"]
+    ]  # fmt: skip
+
+
 STUDIES: dict[str, dict[str, Callable[[Document, str], Table]]] = {
     "entropy": {"bias": bias, "rules": rules},
     "er": {"accuracy": accuracy},
     "oracles": {"errors": oracle_errors},
+    "nonparametric-mi": {
+        "agreement": agreement,
+        "published": published,
+        "examples": examples,
+        "timing": timing,
+        "dimensions": many_dimensions,
+    },
 }
