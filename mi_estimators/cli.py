@@ -1,4 +1,4 @@
-"""The command ``mi-estimators``: ``info``, ``estimate``, ``tightness``, ``train METHOD``, ``sweep``,
+"""The command ``mi-estimators``: ``info``, ``estimate``, ``tightness``, ``train METHOD``, ``sweep``, ``probe RUN``,
 ``demo``.
 
 ``info`` needs the core install alone; the other commands need the extra ``[train]``, and say so. Options of ``train``
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mi_estimators import _extension
 from mi_estimators.commands.estimate import estimate_command
 from mi_estimators.commands.options import as_command, flag, parameter, plain
+from mi_estimators.commands.probe import probe_command
 from mi_estimators.commands.sweep import sweep_command
 from mi_estimators.commands.tightness import tightness_group
 from mi_estimators.console import print_table, progress_bar
@@ -101,6 +102,7 @@ def build_app() -> typer.Typer:
         group.command(name)(_train_command(name))
     app.add_typer(group, name="train")
     app.command("sweep")(sweep_command())
+    app.command("probe")(probe_command())
     app.command("demo")(_demo_command())
     return app
 

@@ -1,4 +1,4 @@
-"""The linear probe of Tschannen et al. (2020): how well a linear classifier reads the label from a representation."""
+"""The linear probe of a method's representation, and of the pixels it has to beat."""
 
 from __future__ import annotations
 
@@ -7,37 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_estimators._extras import require
 from mi_estimators.image_sets import ImageSet, Split
 from mi_estimators.ssl.augment import ViewMaker
+from mi_estimators.ssl.evaluation import linear_probe
 from mi_estimators.ssl.method import Method
-
-
-def linear_probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
-    """Test accuracy of multinomial logistic regression on fixed features, with all training labels.
-
-    Features are scaled to ``[0, 1]`` over the training set, then scikit-learn's ``LogisticRegression`` is fitted with
-    the paper's settings: solver saga, tolerance 0.1, C 10.
-
-    Args:
-        train: features ``[N, d]`` and labels ``[N]``.
-        test: the same of the test split.
-
-    Returns:
-        The accuracy, in ``[0, 1]``.
-
-    Raises:
-        ValueError: a feature is not finite.
-    """
-    preprocessing = require("sklearn.preprocessing", "train")
-    linear_model = require("sklearn.linear_model", "train")
-    for name, (features, _) in (("train", train), ("test", test)):
-        if not bool(torch.isfinite(features).all()):
-            raise ValueError(f"{name}: want finite features, got NaN or infinite values")
-    scaler = preprocessing.MinMaxScaler()
-    classifier = linear_model.LogisticRegression(solver="saga", tol=0.1, C=10, random_state=0)
-    classifier.fit(scaler.fit_transform(train[0].numpy()), train[1].numpy())
-    return float(classifier.score(scaler.transform(test[0].numpy()), test[1].numpy()))
 
 
 @torch.no_grad()
