@@ -373,3 +373,18 @@ def test_a_method_with_a_memory_resumes_bit_for_bit(name, tmp_path):
 def test_bad_settings_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         made(name, **options)
+
+
+@pytest.mark.parametrize(("target", "sign"), [(0.0, -1), (50.0, -1), (-1.0, 1)])
+def test_mi_max_holds_its_bound_at_a_target(target, sign):
+    method = made("mi-max", bound="nwj", target=max(target, 0.0))
+    method.target = target  # the bound starts below every target that is allowed
+    views = pairs()
+    value = method.bound(*method.embed(views)).value
+    loss = method.step(views, None)["loss"]
+    assert float(loss) == pytest.approx(abs(float(value) - target) if target else -float(value), abs=1e-6)
+    weight = method.top.layers[1].weight
+    (raised,) = torch.autograd.grad(method.bound(*method.embed(views)).objective, [weight])
+    (found,) = torch.autograd.grad(loss, [weight])
+    assert raised.abs().max() > 0
+    torch.testing.assert_close(found, sign * raised)

@@ -10,7 +10,7 @@ from mi_estimators import _checks
 from mi_estimators.critics import CRITICS, FactoredCritic
 from mi_estimators.er import ERBound
 from mi_estimators.ssl.augment import Views
-from mi_estimators.ssl.method import Method, Preset, Setting, Terms
+from mi_estimators.ssl.method import Method, Preset, Setting, Terms, check_not_negative
 from mi_estimators.variational import OPTIONS, variational
 from mi_estimators.variational.scored import ScoredEstimator
 
@@ -21,7 +21,8 @@ OF_VECTORS = [name for name in CRITICS if name != "conv"]
 class MIMax(Method):
     """Maximise a bound on I(g1(X1); g2(X2)), with X1 the top half and X2 the bottom half of an image.
 
-    What bounds the information of the encodings bounds that of the halves, I(X1; X2), too. The probe reads g1(X1).
+    What bounds the information of the encodings bounds that of the halves, I(X1; X2), too. The probe reads g1(X1). With
+    a target the bound is held there, |bound - target| being minimised: encoders compared at the same bound.
     """
 
     presets: ClassVar = {
@@ -35,17 +36,23 @@ class MIMax(Method):
         *,
         bound: Annotated[str, f"bound that is maximised: {', '.join(OF_SCORES)}"] = "infonce",
         critic: Annotated[str, f"how encodings are scored: {', '.join(OF_VECTORS)}"] = "bilinear",
+        target: Annotated[float, "nats at which the bound is held; 0 to maximise it"] = 0.0,
     ) -> None:
         super().__init__()
         _checks.choice("bound", bound, OF_SCORES)
         _checks.choice("critic", critic, OF_VECTORS)
-        self.name = bound
+        check_not_negative("target", target)
+        self.name, self.target = bound, target
         self.top, self.bottom = (setting.make_encoder(view) for view in (0, 1))
         self.bound = cast(ScoredEstimator, variational(bound, self.top.dim, self.bottom.dim, critic=critic))
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
-        """Minus what the bound's critic is trained to maximise."""
-        return {"loss": -self.bound(*self.embed(views)).objective}
+        """Minus what the bound's critic is trained to maximise, or how far the bound is from its target."""
+        value, objective = self.bound(*self.embed(views))
+        if not self.target:
+            return {"loss": -objective}
+        above = value.detach() - self.target
+        return {"loss": above.abs() + above.sign() * (objective - objective.detach())}
 
     def embed(self, views: Views) -> Views:
         """``g1`` and ``g2``."""
