@@ -129,7 +129,7 @@ def test_train_has_the_options_of_its_method_alone(invoke):
         (["simclr", "--objective", "best"], "error: --objective: want one of ['er', 'native'], got 'best'"),
         (
             ["simclr", "--data", "minst"],
-            "error: --data: want one of cifar-10, cifar-100, digits, fashion-mnist, mnist; got 'minst' (did you",
+            "want one of cifar-10, cifar-100, digits, fashion-mnist, folder, hf, mnist, npz; got 'minst'",
         ),
         (["simclr", "--data", "mnist"], "error: --data-dir: mnist needs the folder"),
         (["simclr", "--data", "mnist", "--data-dir", "nowhere"], "error: --data-dir: no folder 'nowhere'"),

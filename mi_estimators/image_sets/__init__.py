@@ -1,4 +1,4 @@
-"""Image sets: bundled digits, and the official files of MNIST, Fashion-MNIST and CIFAR.
+"""Image sets: bundled digits, the official files of MNIST, Fashion-MNIST and CIFAR, and files of one's own.
 
 Nothing is downloaded. A file that is missing, truncated or corrupt raises an error that names the argument and the
 file, before a run writes anything.
@@ -8,84 +8,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators._extras import require
+from mi_estimators.image_sets.arrays import paired_arrays
 from mi_estimators.image_sets.files import find, parse_cifar, parse_idx, read
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images as stored, with labels.
-
-    Attributes:
-        images: uint8, ``[N, C, H, W]``.
-        labels: int64, ``[N]``.
-        scale: the stored value that stands for white; pixels are ``images / scale``, in ``[0, 1]``.
-    """
-
-    images: Tensor
-    labels: Tensor
-    scale: float
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """Selected images in ``[0, 1]``, float32, on the device that holds the set."""
-        return self.images[index].float() / self.scale
-
-    def to(self, device: torch.device | str) -> Split:
-        """The same split held on another device."""
-        return Split(self.images.to(device), self.labels.to(device), self.scale)
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A training and a test split of one image set, with a digest of both."""
-
-    name: str
-    train: Split
-    test: Split
-    digest: str
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+from mi_estimators.image_sets.pictures import folder_of_pictures, hugging_face
+from mi_estimators.image_sets.sets import ImageSet, PairedShape, Split, image_set
 
 
 def load(name: str, data_dir: str | Path | None = None) -> ImageSet:
     """Load an image set by its name in :data:`DATASETS`.
 
     Args:
-        name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"fashion-mnist"``, ``"cifar-10"`` or
-            ``"cifar-100"``.
+        name: ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"fashion-mnist"``, ``"cifar-10"``,
+            ``"cifar-100"``, ``"folder"``, ``"hf"`` or ``"npz"``.
         data_dir: folder of the official files (IDX; of CIFAR the binary version), packed by gzip or xz or plain, or a
-            folder that holds them in ``NAME/`` or as the archive unpacks; not used by ``"digits"``.
+            folder that holds them in ``NAME/`` or as the archive unpacks. Of ``"folder"`` a folder of pictures, one
+            sub-folder a class; of ``"hf"`` what ``datasets`` saved to disk; of ``"npz"`` a file of paired arrays. Not
+            used by ``"digits"``.
 
     Raises:
         ValueError: unknown name, ``data_dir`` missing or not wanted, or a damaged file.
         FileNotFoundError: a file is not in ``data_dir``.
+        ImportError: a package that reads the files is missing.
     """
     if name not in DATASETS:
         raise ValueError(f"data: {_checks.unknown(name, DATASETS)}")
     return DATASETS[name](name, None if data_dir is None else Path(data_dir))
-
-
-def _image_set(name: str, train: Split, test: Split) -> ImageSet:
-    digest = hashlib.sha256()
-    for split in (train, test):
-        digest.update(split.images.numpy().tobytes())
-        digest.update(split.labels.numpy().tobytes())
-    return ImageSet(name, train, test, digest.hexdigest())
 
 
 def _digits(name: str, data_dir: Path | None) -> ImageSet:
@@ -97,7 +51,7 @@ def _digits(name: str, data_dir: Path | None) -> ImageSet:
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     # Stretches of the set repeat 0 to 9 in order: a stride coprime with 10 keeps both splits balanced.
     held_out = torch.arange(len(labels)) % 3 == 2
-    return _image_set(
+    return image_set(
         name,
         Split(images[~held_out], labels[~held_out], 16.0),
         Split(images[held_out], labels[held_out], 16.0),
@@ -135,7 +89,7 @@ def _idx_set(name: str, data_dir: Path | None) -> ImageSet:
             f"data_dir: images of {payloads[0][0]} are {tuple(train.images.shape[2:])}, those of {payloads[2][0]} "
             f"{tuple(test.images.shape[2:])}"
         )
-    return _image_set(name, train, test)
+    return image_set(name, train, test)
 
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -167,7 +121,8 @@ def _cifar_set(name: str, data_dir: Path | None) -> ImageSet:
                 raise ValueError(f"data_dir: {path} holds the label {found.max()}, want 0 to {classes - 1}")
         images, targets = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
         splits.append(Split(images, targets, 255.0))
-    return _image_set(name, *splits)
+    train_split, test_split = splits
+    return image_set(name, train_split, test_split)
 
 
 # Training files, test files, bytes of labels a record, classes, and the folder that the official archive unpacks to.
@@ -184,4 +139,9 @@ DATASETS: dict[str, Callable[[str, Path | None], ImageSet]] = {
     "fashion-mnist": _idx_set,
     "cifar-10": _cifar_set,
     "cifar-100": _cifar_set,
+    "folder": folder_of_pictures,
+    "hf": hugging_face,
+    "npz": paired_arrays,
 }
+
+__all__ = ["DATASETS", "ImageSet", "PairedShape", "Split", "load"]

@@ -6,6 +6,7 @@ Views are made on tensors, a batch at a time, on the device that holds the image
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mi_estimators._extras import require
+from mi_estimators.image_sets.sets import PairedShape, Shape
 
 Views = tuple[Tensor, Tensor]
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
 
 
 class ViewMaker(Protocol):
@@ -44,6 +44,7 @@ def _augmentation(shape: Shape) -> nn.Module:
     *Colour*: SimCLR's for CIFAR-10 (Chen et al. 2020, app. B.9): a resized crop, a flip, jitter of colours, and colour
     dropped in a fifth of the images.
     """
+    _check_images(shape)
     augmentation = require("kornia.augmentation", "train")
     channels, height, width = shape
     if channels == 1:
@@ -61,6 +62,11 @@ def _augmentation(shape: Shape) -> nn.Module:
             augmentation.RandomGrayscale(p=0.2),
         )
     raise ValueError(f"data: augmentations are for images of 1 or 3 channels, got {channels}")
+
+
+def _check_images(shape: Shape) -> None:
+    if isinstance(shape, PairedShape):
+        raise ValueError("view: this one is made of images, and the data are paired arrays: choose pairs")
 
 
 class TwoAugmentations:
@@ -102,6 +108,7 @@ class Halves:
     """
 
     def __init__(self, shape: Shape, *, augmented: bool = False) -> None:
+        _check_images(shape)
         channels, height, width = shape
         if height % 2:
             raise ValueError(f"data: halves need images of even height, got {height} x {width} pixels")
@@ -136,6 +143,7 @@ class LumaChroma:
     """
 
     def __init__(self, shape: Shape) -> None:
+        _check_images(shape)
         if shape[0] != 3:
             raise ValueError(f"data: luma and chroma need images of 3 channels, got {shape[0]}")
         self.augment = _augmentation(shape)
@@ -154,9 +162,41 @@ class LumaChroma:
         return self.held_out(images)[0]
 
 
+class Pairs:
+    """Two arrays that came as pairs; the probe reads the first.
+
+    Args:
+        shape: of a set of paired arrays; ValueError of images.
+
+    Shape:
+        - rows: ``[N, 1, 1, values]``, both arrays' values in one row.
+        - output: two views of the arrays' own shapes, ``[N, C, H, W]``.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        if not isinstance(shape, PairedShape):
+            raise ValueError(f"view: pairs are for paired arrays (data npz), got images of shape {tuple(shape)}")
+        self.first, self.second = shape.first, shape.second
+
+    def __call__(self, images: Tensor) -> Views:
+        """The arrays as they are."""
+        rows = images.flatten(1)
+        first, second = rows.split([math.prod(self.first), math.prod(self.second)], dim=1)
+        return first.unflatten(1, self.first), second.unflatten(1, self.second)
+
+    def held_out(self, images: Tensor) -> Views:
+        """The arrays as they are."""
+        return self(images)
+
+    def anchor(self, images: Tensor) -> Tensor:
+        """The first array."""
+        return self(images)[0]
+
+
 VIEWS: dict[str, Callable[[Shape], ViewMaker]] = {
     "augment": TwoAugmentations,
     "halves": Halves,
     "augmented-halves": functools.partial(Halves, augmented=True),
     "luma-chroma": LumaChroma,
+    "pairs": Pairs,
 }

@@ -65,6 +65,7 @@ class Method(nn.Module):
     presets: ClassVar[Mapping[str, Preset]] = {
         "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
         "mnist": Preset("augment", steps=5000, batch_size=256, lr=1e-3),
+        "npz": Preset("pairs", steps=5000, batch_size=256, lr=1e-3),
     }
     has_teacher: ClassVar[bool] = False
     kappa: float = 10.0

@@ -29,6 +29,7 @@ class CMC(Method):
     presets: ClassVar = {
         "digits": Preset("augmented-halves", steps=1500, batch_size=256, lr=1e-3),
         "mnist": Preset("halves", steps=5000, batch_size=256, lr=1e-3),
+        "npz": Preset("pairs", steps=5000, batch_size=256, lr=1e-3),
     }
 
     def __init__(
