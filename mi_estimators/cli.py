@@ -16,6 +16,7 @@ import platform
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -164,15 +165,18 @@ def _train(name: str, chosen: dict[str, Any], options: dict[str, Any], *, resume
     from mi_estimators.ssl import TrainConfig
     from mi_estimators.ssl import resume as resume_run
     from mi_estimators.ssl import train as train_run
+    from mi_estimators.ssl.processes import is_first
 
     out = chosen.pop("out", f"runs/{name}")
-    with progress_bar(name) as report:
+    first = is_first()
+    with progress_bar(name) if first else nullcontext() as report:
         if resume:
             results = resume_run(out, progress=report, method=name, options=options, **chosen)
         else:
             config = TrainConfig(method=name, out=out, options=options, **chosen)
             results = train_run(config, overwrite=overwrite, progress=report)
-    show_run(results)
+    if first:
+        show_run(results)
 
 
 def show_run(results: Mapping[str, Any]) -> None:

@@ -49,7 +49,9 @@ class TrainConfig:
         seed: seed of weights, order of images, views and held-out batches.
         eval_every: steps between held-out evaluations.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: minutes after which one is written, whatever the step.
         accelerator: Lightning Fabric's: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        devices: processes that share each batch, which torchrun starts; None takes as many as it has started.
         precision: Lightning Fabric's ``"32-true"`` or ``"bf16-mixed"``.
         options: the method's own settings, by name.
     """
@@ -73,7 +75,9 @@ class TrainConfig:
     seed: int = _option(0, "seed of everything random")
     eval_every: int = _option(250, "steps between held-out evaluations")
     checkpoint_every: int = _option(250, "steps between checkpoints")
+    checkpoint_minutes: float = _option(10.0, "minutes after which a checkpoint is written, whatever the step")
     accelerator: str = _option("auto", "device: auto, cpu, cuda, mps")
+    devices: int | None = _option(None, "processes that share each batch, as torchrun started them")
     precision: str = _option("32-true", f"arithmetic of training: {', '.join(PRECISIONS)}")
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,6 +117,9 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: want an integer >= {least}, got {_checks.describe(value)}")
+        if self.devices is not None and (isinstance(self.devices, bool) or not isinstance(self.devices, int)):
+            raise ValueError(f"devices: want an integer >= 1, got {_checks.describe(self.devices)}")
+        _checks.positive("checkpoint_minutes", self.checkpoint_minutes)
         _checks.positive("lr", cast(float, self.lr))
         check_not_negative("weight_decay", self.weight_decay)
         check_not_negative("sgd_momentum", self.sgd_momentum)
@@ -136,7 +143,16 @@ _TABLES: dict[str, Mapping[str, object] | Sequence[str]] = {
 _INTEGERS = {"steps": 1, "batch_size": 1, "eval_every": 1, "checkpoint_every": 1, "warmup": 0, "accumulate": 1}
 
 # What a resumed run may change: nothing that the weights depend on, but how far to go and where things are.
-CHANGEABLE = ("steps", "eval_every", "checkpoint_every", "data_dir", "out", "accelerator")
+CHANGEABLE = (
+    "steps",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "data_dir",
+    "out",
+    "accelerator",
+    "devices",
+)
 
 
 def preset_of(method: type[Method], data: str) -> Preset:

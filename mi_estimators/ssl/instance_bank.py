@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mi_estimators.distributed import gather_with_gradient
 from mi_estimators.ops import pairwise_lse
 
 
@@ -28,6 +29,7 @@ class InstanceBank(nn.Module):
     def __init__(self, size: int, dim: int, momentum: float = 0.5) -> None:
         super().__init__()
         self.momentum = momentum
+        self.gather_distributed = False
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self.register_buffer("entries", F.normalize(torch.randn(size, dim), dim=1))
 
@@ -44,7 +46,9 @@ class InstanceBank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, z: Tensor) -> None:
-        """Take in the embeddings of some images, each of which comes once."""
+        """Take in the embeddings of some images, each of which comes once, and those that other processes hold."""
+        if self.gather_distributed:
+            index, z = gather_with_gradient(index), gather_with_gradient(z)
         old = self.entries[index]
         self.entries[index] = F.normalize(torch.lerp(z.to(old.dtype), old, self.momentum), dim=1)
 

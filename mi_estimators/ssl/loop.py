@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
     Args:
         config: the settings.
         overwrite: remove a run that ``config.out`` already holds.
-        progress: called with steps done, steps in all and the newest row, after each step.
+        progress: called with steps done, steps in all and the newest row, after each step; in several processes by
+            the first.
 
     Returns:
         What ``results.json`` holds: ``config``, ``probe`` (test accuracy of ``pixels``, of the representation
@@ -53,7 +55,14 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
     config = config.resolved()
     data = load(config.data, config.data_dir)
     run = _Run(config, data)
-    folder = Path(config.out)
+    if run.trainer.rank == 0:
+        _prepare(run, overwrite)
+    return run.go(progress)
+
+
+def _prepare(run: _Run, overwrite: bool) -> None:
+    """Make the folder of a new run, once everything that can be wrong has been looked at."""
+    folder = run.folder
     held = [folder / name for name in _FILES if (folder / name).exists()]
     if held and not overwrite:
         raise FileExistsError(
@@ -65,7 +74,6 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
     for path in held:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    return run.go(progress)
 
 
 def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any) -> dict[str, Any]:
@@ -76,8 +84,8 @@ def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any)
     Args:
         out: the run's folder.
         progress: as in :func:`train`.
-        **changes: settings to change; of those that differ from the run's, only steps, eval_every, checkpoint_every,
-            data_dir and accelerator may.
+        **changes: settings to change; of those that differ from the run's, only how far to go, when to evaluate and
+            save, where the data are, accelerator and devices may; on another number of devices no longer bit for bit.
 
     Returns:
         As :func:`train`.
@@ -118,6 +126,7 @@ class _Run:
         self.data, self.view, self.steps = self.trainer.data, self.trainer.view, self.trainer.steps
 
         self.step = 0
+        self.saved = time.monotonic()  # when the checkpoint was written
         self.rows: list[dict[str, float]] = []
         self.probe: dict[str, float] = {}
         self.sums: dict[str, float] = {}  # of the training terms since the last row
@@ -138,6 +147,7 @@ class _Run:
             **{name: getattr(self, name) for name in ("step", "rows", "probe", "sums")},
         }
         checkpoint.save(self.folder / "checkpoint.pt", state)
+        self.saved = time.monotonic()
 
     def measure_start(self) -> None:
         """The probes and the row of step 0."""
@@ -149,40 +159,59 @@ class _Run:
             self.rows.append({"step": 0, **self._evaluate()})
 
     def go(self, progress: Progress | None) -> dict[str, Any]:
+        """Train to the end; every process takes the steps, and the first one writes."""
+        first = self.trainer.rank == 0
         with torch.random.fork_rng(), stop_signals() as stop:
-            (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
-            remove_partial(self.folder)
-            write_json(self.folder / "config.json", dataclasses.asdict(self.config), indent=2)
-            if self.step == 0:
-                self.save()
-            log = RunLog(self.folder, self.rows)
+            log = self._open_record() if first else None
             try:
                 while self.step < self.steps:
                     self._train_step()
                     last = self.step == self.steps
-                    if last or self.step % self.config.eval_every == 0:
-                        self._log_row(log)
-                    if progress is not None:
-                        progress(self.step, self.steps, self.rows[-1])
-                    if last or stop or self.step % self.config.checkpoint_every == 0:
+                    if log is not None:
+                        self._record_step(log, progress)
+                    stopped = self.trainer.any(bool(stop))
+                    if log is not None and (last or stopped or self._checkpoint_is_due()):
                         self.save()
-                    if stop and not last:
+                    if stopped and not last:
+                        name = stop[0] if stop else "a signal to another process"
                         raise Interrupted(
-                            f"{stop[0]}: stopped at step {self.step} of {self.steps}; resume the run in {self.folder}"
+                            f"{name}: stopped at step {self.step} of {self.steps}; resume the run in {self.folder}"
                         )
-                after = probe_method(self.method, self.data, self.view)
-                log.scalars({f"probe/{name}": value for name, value in self.probe.items()}, 0)
-                log.scalars({"probe/after": after}, self.step)
+                return self.trainer.of_the_first({} if log is None else self._finish(log))
             finally:
-                log.close()
-            results = {
-                "config": dataclasses.asdict(self.config),
-                "probe": {**self.probe, "after": after},
-                "heldout": self.rows[-1],
-                "history": self.rows,
-            }
-            write_json(self.folder / "results.json", results, indent=2)
-            return results
+                if log is not None:
+                    log.close()
+
+    def _open_record(self) -> RunLog:
+        (self.folder / "results.json").unlink(missing_ok=True)  # of a shorter run that is now resumed
+        remove_partial(self.folder)
+        write_json(self.folder / "config.json", dataclasses.asdict(self.config), indent=2)
+        if self.step == 0:
+            self.save()
+        return RunLog(self.folder, self.rows)
+
+    def _record_step(self, log: RunLog, progress: Progress | None) -> None:
+        if self.step == self.steps or self.step % self.config.eval_every == 0:
+            self._log_row(log)
+        if progress is not None:
+            progress(self.step, self.steps, self.rows[-1])
+
+    def _checkpoint_is_due(self) -> bool:
+        overdue = time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes
+        return overdue or self.step % self.config.checkpoint_every == 0
+
+    def _finish(self, log: RunLog) -> dict[str, Any]:
+        after = probe_method(self.method, self.data, self.view)
+        log.scalars({f"probe/{name}": value for name, value in self.probe.items()}, 0)
+        log.scalars({"probe/after": after}, self.step)
+        results = {
+            "config": dataclasses.asdict(self.config),
+            "probe": {**self.probe, "after": after},
+            "heldout": self.rows[-1],
+            "history": self.rows,
+        }
+        write_json(self.folder / "results.json", results, indent=2)
+        return results
 
     def _train_step(self) -> None:
         try:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mi_estimators import _checks
 from mi_estimators.bounds import i_nce
+from mi_estimators.distributed import gather_with_gradient, rank, world_size
 from mi_estimators.er import ERBound, er_bound
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.encoders import Encoder
@@ -60,7 +62,12 @@ class Method(nn.Module):
         scale: what multiplies inner products in the critic: one over a temperature, or a concentration.
         online: encoder and head in a row, where a method has one encoder and no other use for the name.
         progress: the part of the training that is done, from 0 to 1; the loop keeps it.
+        gather_distributed: whether other processes hold parts of the batch; the loop sets it, here and in the losses
+            and memories of the method, while it trains in several processes.
+        skips_parameters: whether some trained parameters get no gradient in some steps.
     """
+
+    skips_parameters: ClassVar[bool] = False
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
@@ -72,6 +79,7 @@ class Method(nn.Module):
     scale: float | Tensor
     online: nn.Sequential
     progress: float = 0.0
+    gather_distributed: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +99,19 @@ class Method(nn.Module):
 
     def end_step(self) -> None:
         """Called after each step of the optimizer."""
+
+    def joined(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, with gradients, where they hold parts of one batch; else the rows themselves."""
+        return gather_with_gradient(rows) if self.gather_distributed else rows
+
+    def own_share(self, rows: Tensor) -> Tensor:
+        """Of rows that all processes hold, those that this one is to bring into a computation of all."""
+        return rows[rank() :: world_size()] if self.gather_distributed else rows
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The processes that hold parts of one batch, None where this one holds it all."""
+        return dist.group.WORLD if self.gather_distributed else None
 
     def embed(self, views: Views) -> Views:
         """The pair ``(z1, z2)``, each ``[K, d]``, that the bounds are evaluated on."""

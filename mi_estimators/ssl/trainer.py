@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import cast
+from contextlib import nullcontext
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from mi_estimators.ssl.method import Method, Setting
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import make_optimizer, rate_factor
 from mi_estimators.ssl.probe import over_anchors
+from mi_estimators.ssl.processes import broadcast_state, started, together, with_joined_batch_norm
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -41,12 +45,13 @@ class Trainer:
         self.view: ViewMaker = VIEWS[cast(str, config.view)](data.shape)
         self.batches = Batches(len(data.train), cast(int, config.batch_size), config.seed)
 
-        fabric = require("lightning_fabric", "train")
-        try:
-            self.fabric = fabric.Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
-        except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
-            raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
-        device = self.fabric.device
+        self.fabric = _fabric(config)
+        device, self.world, self.rank = self.fabric.device, self.fabric.world_size, self.fabric.global_rank
+        if self.candidates % self.world:
+            raise ValueError(
+                f"batch_size: want shares of one size for {self.world} processes, got {config.batch_size} images in "
+                f"{config.accumulate} parts"
+            )
         self.data = dataclasses.replace(data, train=data.train.to(device), test=data.test.to(device))
         with torch.random.fork_rng():
             shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
@@ -55,6 +60,8 @@ class Trainer:
             setting = Setting(lambda view: build(shapes[view]), len(data.train))
             make: Callable[..., Method] = METHODS[config.method]
             self.method = make(setting, **config.options)
+        if self.world > 1:
+            self.method = cast(Method, with_joined_batch_norm(self.method, device))
         self.optimizer = make_optimizer(
             config.optimizer,
             self.method.parameters(),
@@ -78,14 +85,20 @@ class Trainer:
             FloatingPointError: one of them is not finite; the weights are still those of before.
         """
         self._begin(number)
+        with together(self.method) if self.world > 1 else nullcontext():
+            return self._step(self.batches[number])
+
+    def _step(self, batch: Tensor) -> dict[str, float]:
         self._stepper.zero_grad()
-        parts = self.batches[number].to(self.fabric.device).chunk(self.config.accumulate)
+        shares = batch.view(self.config.accumulate, self.world, -1)[:, self.rank].to(self.fabric.device)
         try:
-            terms = [self._backward(index) for index in parts]
+            terms = [self._backward(index, last=part == len(shares)) for part, index in enumerate(shares, start=1)]
         except ValueError as error:
             # On the CPU the losses look at their inputs, and name the one that is not finite.
             raise FloatingPointError(str(error)) from error
         mean = torch.stack([torch.stack(list(part.values())) for part in terms]).mean(dim=0)
+        if self.world > 1:
+            mean = self.fabric.all_reduce(mean, reduce_op="mean")
         values = dict(zip(terms[0], mean.tolist(), strict=True))
         bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
@@ -96,6 +109,16 @@ class Trainer:
         self._stepper.step()
         self.method.end_step()
         return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum") > 0)
+
+    def of_the_first(self, value: T) -> T:
+        """What the first process gives, in all of them."""
+        return value if self.world == 1 else self.fabric.broadcast(value)
 
     def over_images(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function of the method gives for the probed view of all training images."""
@@ -110,11 +133,35 @@ class Trainer:
         epoch, batch = divmod(number, self.batches.per_epoch)
         if batch == 0:
             torch.manual_seed(derived_seed(config.seed, "begin of epoch", epoch))
-            self.method.begin_epoch(epoch, self.over_images)
-        torch.manual_seed(derived_seed(config.seed, "views", number))
+            if self.rank == 0:
+                self.method.begin_epoch(epoch, self.over_images)
+            if self.world > 1 and type(self.method).begin_epoch is not Method.begin_epoch:
+                broadcast_state(self.method)
+        torch.manual_seed(derived_seed(config.seed, f"views of {self.rank}" if self.rank else "views", number))
 
-    def _backward(self, index: Tensor) -> dict[str, Tensor]:
-        """Add the gradient of a part of the batch; gives its terms."""
-        terms = self.model.step(self.view(self.data.train.pixels(index)), index)
-        self.fabric.backward(terms["loss"] / self.config.accumulate)
+    def _backward(self, index: Tensor, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of a part of the batch, its last or not; gives its terms."""
+        with nullcontext() if last or self.world == 1 else self.fabric.no_backward_sync(self.model):
+            terms = self.model.step(self.view(self.data.train.pixels(index)), index)
+            self.fabric.backward(terms["loss"] / self.config.accumulate)
         return {name: term.detach().float() for name, term in terms.items()}
+
+
+def _fabric(config: TrainConfig) -> Any:
+    """Lightning Fabric, on this process alone or as one of torchrun's."""
+    fabric = require("lightning_fabric", "train")
+    world, here = started(config.devices)
+    options: dict[str, Any] = {"devices": 1}
+    if world > 1:
+        strategies = require("lightning_fabric.strategies", "train")
+        # Buffers are equal on all processes, or shared by those who write them.
+        strategy = strategies.DDPStrategy(
+            broadcast_buffers=False, find_unused_parameters=METHODS[config.method].skips_parameters
+        )
+        options = {"devices": here, "num_nodes": world // here, "strategy": strategy}
+    try:
+        made = fabric.Fabric(accelerator=config.accelerator, precision=config.precision, **options)
+    except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
+        raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
+    made.launch()
+    return made

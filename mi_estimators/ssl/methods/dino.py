@@ -37,6 +37,7 @@ class DINO(ClassMethod):
     has_teacher = True
 
     center: Tensor
+    skips_parameters = True  # the last layer, while it is frozen
 
     def __init__(
         self,
@@ -73,14 +74,16 @@ class DINO(ClassMethod):
         teachers = [self.teacher(view) for view in views]
         terms = mean_of(self._terms(students[0], teachers[1]), self._terms(students[1], teachers[0]))
         if self.training:
-            self.center.lerp_(torch.cat(teachers).mean(dim=0).to(self.center), 0.1)
+            mean = self.joined(torch.cat(teachers).mean(dim=0, keepdim=True)).mean(dim=0)
+            self.center.lerp_(mean.to(self.center), 0.1)
         return terms
 
     def _terms(self, student: Tensor, teacher: Tensor) -> Terms:
         if self.objective == "er":
             return terms_of(self.entropy_reconstruction.terms(student, teacher / self.teacher_temperature))
         options = {"n_iter": 3} if self.centering == "sinkhorn" else {"n_iter": 0, "center": self._center()}
-        return {"loss": F.cross_entropy(student, sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, **options))}
+        codes = sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, group=self.group, **options)
+        return {"loss": F.cross_entropy(student, codes)}
 
     def _center(self) -> Tensor | None:
         return self.center if self.centering == "mean" and self.objective == "native" else None

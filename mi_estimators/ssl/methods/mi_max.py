@@ -48,7 +48,7 @@ class MIMax(Method):
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
         """Minus what the bound's critic is trained to maximise, or how far the bound is from its target."""
-        value, objective = self.bound(*self.embed(views))
+        value, objective = self.bound(*map(self.joined, self.embed(views)))
         if not self.target:
             return {"loss": -objective}
         above = value.detach() - self.target

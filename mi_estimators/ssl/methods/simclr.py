@@ -63,7 +63,7 @@ class SimCLR(Method):
             return {"loss": self.nt_xent(z1, z2)}
         bound = self.entropy_reconstruction.terms(z1, z2)
         if self.follows_batch and self.training:
-            cosine = float((z1.detach() * z2.detach()).sum(dim=1).mean())
+            cosine = float(self.joined((z1.detach() * z2.detach()).sum(dim=1)).mean())
             cast(Tensor, self.scale).fill_(vmf_concentration(z1.shape[1], cosine))
         return terms_of(bound)
 

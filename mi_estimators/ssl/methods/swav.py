@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ class SwAV(ClassMethod):
     ``native``: the assignments are Sinkhorn codes, which use all prototypes alike: their entropy is held at its
     largest. ``er``: they are a plain softmax, and the entropy of the mean prediction is a term of the loss.
     """
+
+    skips_parameters = True  # the prototypes, while they are frozen
 
     def __init__(
         self,
@@ -62,8 +64,11 @@ class SwAV(ClassMethod):
         if self.objective == "er":
             return mean_of(self._terms(first, second), self._terms(second, first))
         with torch.no_grad():
-            past = None if self.bank is None or int(self.bank.count) == 0 else self._cosines(self.bank(z, update=False))
-            codes = [sinkhorn_knopp(s.float(), epsilon=self.epsilon, queue=past) for s in (first, second)]
+            past = None
+            if self.bank is not None and int(self.bank.count):
+                past = self._cosines(self.own_share(self.bank(z, update=False)))
+            options: dict[str, Any] = {"epsilon": self.epsilon, "queue": past, "group": self.group}
+            codes = [sinkhorn_knopp(s.float(), **options) for s in (first, second)]
             if self.bank is not None and self.training:
                 self.bank.update(z.chunk(2)[0])
         losses = [F.cross_entropy(s / self.temperature, q) for s, q in ((first, codes[1]), (second, codes[0]))]
