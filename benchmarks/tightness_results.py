@@ -98,7 +98,9 @@ def study(name: str, path: Path) -> list[str]:
     result = json.loads(path.read_text(encoding="utf-8"))
     shutil.copyfile(path, FOLDER / f"{name}.json")
     chosen = tightness.STUDIES[name]
-    settings = ", ".join(f"{key} {value}" for key, value in result.items() if not isinstance(value, list))
+    settings = ", ".join(
+        f"{key} {value}" for key, value in result.items() if not isinstance(value, list) and value is not None
+    )
     rows = [chosen.cells(result, row) for row in result["rows"]]
     return [f"## {name.capitalize()}\n", f"{chosen.summary} ({settings})\n", markdown(chosen.header, rows)]
 
