@@ -3,8 +3,8 @@
 The page has a pair of comments for each table, ``<!-- KIND: WHAT -->`` and ``<!-- end -->``; what stands between them
 is replaced where the results are of that kind. So no number of a page is typed by hand. KIND is ``run`` for a run of a
 suite, and WHAT then ``machine``, ``bars``, ``plot``, ``ratios ENTRY``, ``memory ENTRY`` or ``contenders ENTRY``; for a
-study KIND is ``entropy``, ``er-DATA``, ``oracles`` or ``nonparametric-mi``, and WHAT ``machine``, ``plot`` or a table
-of :mod:`benchmarks.studies.tables`. ``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
+study KIND is its name, or ``er-DATA``, and WHAT ``machine``, ``plot`` or a table of :mod:`benchmarks.studies.tables`.
+``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from benchmarks.report import BARS, CONTENDERS, RATIOS, Lines, bar_lines, bytes_
 from benchmarks.studies.tables import STUDIES, Table
 
 SINKHORN_PAGE = ROOT / "docs" / "sinkhorn_results.md"
+TRAINERS_PAGE = ROOT / "docs" / "trainers.md"
 PAGES = {  # by suite or study; all others:
     "infonce": ROOT / "docs" / "performance.md",
     "sinkhorn": SINKHORN_PAGE,
     "sinkhorn_scores": SINKHORN_PAGE,
     "oracles": SINKHORN_PAGE,
     "nonparametric-mi": ROOT / "docs" / "nonparametric.md",
+    "trainers": TRAINERS_PAGE,
+    "halves": TRAINERS_PAGE,
 }
 RESULTS_PAGE = ROOT / "docs" / "entropy_results.md"
 KINDS = {"sinkhorn_scores": "scores-run"}  # of a suite that shares its page with another; all others: run
@@ -101,7 +104,11 @@ def bars(results: Results, _: str, __: Path) -> str:
 
 def plot(results: Results, _: str, page: Path) -> str:
     picture = os.path.relpath(results.path.with_suffix(".png").resolve(), page.resolve().parent)
-    what = {"run": "Time and peak extra memory against N", "entropy": "Bias against dimension"}
+    what = {
+        "run": "Time and peak extra memory against N",
+        "entropy": "Bias against dimension",
+        "trainers": "Accuracy above pixels",
+    }
     return f"![{what.get(results.kind, 'Accuracy against concentration')}]({picture})\n"
 
 

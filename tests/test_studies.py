@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import publish
-from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, trainers
+from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, halves, trainers
 from benchmarks.studies.distributions import DISTRIBUTIONS
 from benchmarks.studies.entropy_peers import loo_entropy
 
@@ -228,3 +228,38 @@ def test_a_run_of_the_trainers_study(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert row["met"] is (min(row["gain"].values()) > 0)
     assert out.with_suffix(".png").stat().st_size > 0
     assert "| `simsiam-native` |" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------------- halves
+
+
+def halves_cell(encoder: str, bound: str, critic: str, target: float, after: float, seed: int = 0) -> dict:
+    settings = {"encoder": encoder, "bound": bound, "critic": critic, "target": target, "seed": seed, "steps": 5}
+    probe = {"pixels": 0.84, "before": 0.8, "after": after}
+    return {"settings": settings, "probe": probe, "infonce": 4.0, bound: 4.0, "cap": 4.85, "seconds": 1.0}
+
+
+def test_claims_on_halves(tmp_path: Path) -> None:
+    assert len(halves.wanted(5)) == 8 * halves.SEEDS["mlp"] + 2 * halves.SEEDS["convnet"]
+    found = [
+        halves_cell("mlp", bound, critic, 0.0, after, seed)
+        for bound in ("infonce", "nwj")
+        for critic, after in (("bilinear", 0.88), ("separable", 0.87), ("concatenated", 0.855))
+        for seed in (0, 1)
+    ]
+    found += [halves_cell("mlp", "infonce", "bilinear", target, 0.85) for target in halves.TARGETS]
+    found += [halves_cell("convnet", "infonce", "bilinear", target, 0.9) for target in halves.TARGETS]
+    result = halves.summary(found)
+    assert set(result["met"].values()) == {True}
+    assert len(result["rows"]) == 10
+    assert result["rows"][0]["each"] == [0.88, 0.88]
+    found[0]["probe"]["after"] = found[1]["probe"]["after"] = 0.859
+    met = halves.summary(found)["met"]
+    assert [met[claim] for claim in met] == [False, False, True]
+
+    page, out = tmp_path / "page.md", tmp_path / "halves.json"
+    page.write_text("<!-- halves: probes -->\n<!-- end -->\n<!-- halves: claims -->\n<!-- end -->\n")
+    out.write_text(json.dumps({"study": "halves", **result}))
+    publish.main([str(out), str(page)])
+    assert "| mlp | nwj | separable |  | 0.8700 | 0.8700, 0.8700 | 4.00 | 4.00 |" in page.read_text()
+    assert "| ConvNet above MLP at the same bound | yes |" in page.read_text()

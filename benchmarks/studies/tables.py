@@ -157,10 +157,46 @@ def many_dimensions(document: Document, _: str) -> Table:
     ]  # fmt: skip
 
 
+def trainers(document: Document, _: str) -> Table:
+    """Probe accuracies of the trainers: a line a method and objective."""
+    header = ("run", "probe after", "above pixels", "above no training", "entropy", "reconstruction", "InfoNCE", "met")
+    return header, [
+        (
+            f"`{name}`",
+            f"{row['mean']:.4f}" + ("" if row["spread"] is None else f" ± {row['spread']:.4f}"),
+            *(f"{100 * row['gain'][of]:+.2f}" for of in ("pixels", "before")),
+            *(f"{row[term]:.2f}" for term in ("entropy", "reconstruction", "infonce")),
+            MET[row["met"]],
+        )
+        for name, row in document["rows"].items()
+    ]  # fmt: skip
+
+
+def halves(document: Document, _: str) -> Table:
+    """Probe accuracies on halves of MNIST: a line an encoder, bound, critic and target."""
+    header = ("encoder", "bound", "critic", "held at", "probe after", "each seed", "bound, nats", "InfoNCE, nats")
+    lines = [
+        (
+            row["encoder"], row["bound"], row["critic"], f"{row['target']:g}" if row["target"] else "",
+            f"{row['accuracy']:.4f}", ", ".join(f"{value:.4f}" for value in row["each"]), f"{row['value']:.2f}",
+            f"{row['infonce']:.2f}",
+        )
+        for row in document["rows"]
+    ]  # fmt: skip
+    return header, lines
+
+
+def claims(document: Document, _: str) -> Table:
+    """What a study was to show, and whether it did."""
+    return ("claim", "met"), [(claim, MET[met]) for claim, met in document["met"].items()]
+
+
 STUDIES: dict[str, dict[str, Callable[[Document, str], Table]]] = {
     "entropy": {"bias": bias, "rules": rules},
     "er": {"accuracy": accuracy},
     "oracles": {"errors": oracle_errors},
+    "trainers": {"probes": trainers},
+    "halves": {"probes": halves, "claims": claims},
     "nonparametric-mi": {
         "agreement": agreement,
         "published": published,
