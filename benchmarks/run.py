@@ -73,7 +73,7 @@ class Run:
         # Where it is largest, and of those that may take part at this size.
         if case.memory and mode == harness.heaviest(case.modes):
             for row in rows:
-                if row.rounds > 1 and row.contender != FLOOR:
+                if row.contender == OURS or (row.rounds > 1 and row.contender != FLOOR):
                     self.probe.take(row, entry)
                     self.history.memory(entry.name, row.contender, threads, case.params["n"], row.peak_extra_bytes)
         return rows
