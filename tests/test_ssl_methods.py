@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_estimators.bounds import i_nce
+from mi_estimators.ops import sinkhorn_knopp
 from mi_estimators.ssl import METHODS, Method, Setting, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
 from mi_estimators.ssl.clusters import k_means, whitened
-from mi_estimators.ssl.encoders import MLP
+from mi_estimators.ssl.encoders import MLP, ConvNet
 from mi_estimators.ssl.heads import PrototypeHead
 from mi_estimators.ssl.instance_bank import InstanceBank
 from mi_estimators.ssl.teacher import Teacher, cosine
@@ -197,6 +198,43 @@ def test_swav_holds_its_prototypes_at_first_and_remembers_embeddings():
     method.step(views, None)["loss"].backward()
     assert method.prototypes.grad.abs().max() > 0
     assert int(method.bank.count) == 64
+
+
+@pytest.mark.parametrize("objective", ["native", "er"])
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_small_crops_predict_the_large_views_and_are_no_targets(name, objective):
+    method = METHODS[name](Setting(lambda view: ConvNet((1, 8, 8)), SIZE), objective=objective, **SMALL[name])
+    method.eval()  # batch statistics would tie the views together
+    images = torch.rand(24, 1, 8, 8)
+    large = images, images.flip(3)
+    small = images[:, :, :4, 2:6], images[:, :, 4:, :4]
+    whole = method.step((*large, *small), None)
+
+    def predicted(view: Tensor, target: Tensor) -> Tensor:
+        """The terms of one direction, by formulas."""
+        z, t = method.online(view), (method.teacher if name == "dino" else method.online)(target)
+        if name == "swav":
+            z, t = (F.normalize(x, dim=1) @ F.normalize(method.prototypes, dim=1).T for x in (z, t))
+        logits, sharp = z / 0.1, t.detach() / (0.05 if name == "swav" else 0.04)
+        if objective == "native":
+            codes = sinkhorn_knopp(t.detach(), epsilon=0.05) if name == "swav" else F.softmax(sharp, dim=1)
+            return -(codes * F.log_softmax(logits, dim=1)).sum(1).mean()
+        marginal = F.softmax(logits, dim=1).mean(0)
+        entropy = -(marginal * marginal.log()).sum()
+        return -(F.softmax(sharp, dim=1) * F.log_softmax(logits, dim=1)).sum(1).mean() - entropy
+
+    views = [*large, *small]
+    losses = [predicted(views[v], views[t]) for t in (0, 1) for v in range(4) if v != t]
+    assert whole["loss"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    pair = method.step(large, None)
+    assert pair["loss"].item() == pytest.approx(((losses[0] + losses[3]) / 2).item(), rel=1e-4)
+    if name == "dino":  # the centre is that of the teacher's views, which are the large ones
+        method.train()
+        method.teacher.eval()
+        before = method.center.clone()
+        method.step((*large, *small), None)
+        mean = torch.cat([method.teacher(view) for view in large]).mean(0)
+        assert torch.allclose(method.center, 0.9 * before + 0.1 * mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["byol", "simsiam"])

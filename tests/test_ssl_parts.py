@@ -12,29 +12,33 @@ import torch
 from mi_estimators.image_sets import Split, load
 from mi_estimators.ssl import METHODS, Setting
 from mi_estimators.ssl.augment import VIEWS, Halves, TwoAugmentations
-from mi_estimators.ssl.encoders import MLP
+from mi_estimators.ssl.encoders import MLP, encoder_builder
 from mi_estimators.ssl.heldout import evaluate
+from mi_estimators.ssl.method import check_small_crops
 from mi_estimators.ssl.probe import linear_probe, probe_method, probe_pixels
 
 for module in ("kornia", "sklearn"):
     pytest.importorskip(module)
 
+SHAPES = ((5, 1, 8, 8), (3, 1, 28, 28), (3, 3, 32, 32))
+OF_IMAGES = [name for name in VIEWS if name != "pairs"]
 OF_HALVES = Setting(lambda view: MLP((1, 4, 8)), size=1198)
 
 
 @pytest.mark.parametrize(
     ("view", "shape"),
-    [(v, s) for v in VIEWS for s in ((5, 1, 8, 8), (3, 1, 28, 28), (3, 3, 32, 32)) if v != "luma-chroma" or s[1] == 3],
+    [(v, s) for v in OF_IMAGES for s in SHAPES if v != "luma-chroma" or s[1] == 3],
 )
 def test_views_keep_pairs_together_and_repeat_for_a_seed(view, shape):
     images = torch.rand(shape)
     maker = VIEWS[view](shape[1:])
     torch.manual_seed(3)
-    first, second = maker(images)
+    first, second, *_ = maker(images)
     torch.manual_seed(3)
-    again, _ = maker(images)
+    again, *_ = maker(images)
     n, channels, height, width = shape
-    of_view = {"augment": shape, "luma-chroma": (n, 1, height, width)}.get(view, (n, channels, height // 2, width))
+    whole = dict.fromkeys(("augment", "multi-crop", "multi-crop-8"), shape)
+    of_view = {**whole, "luma-chroma": (n, 1, height, width)}.get(view, (n, channels, height // 2, width))
     assert first.shape == maker.anchor(images).shape == of_view
     assert second.shape == ((n, 2, height, width) if view == "luma-chroma" else of_view)
     assert torch.equal(first, again)
@@ -66,6 +70,32 @@ def test_augmentations_differ_between_views_and_images_but_resemble_the_image():
     near = torch.nn.functional.cosine_similarity(first.flatten(1), images.flatten(1)).mean()
     far = torch.nn.functional.cosine_similarity(first.flatten(1), images.flatten(1).roll(1, 0)).mean()
     assert near > far + 0.15
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 10)])
+def test_multi_crop_makes_small_views_of_less_than_half_the_image(shape):
+    channels, height, width = shape
+    torch.manual_seed(0)
+    maker = VIEWS["multi-crop"](shape)
+    ramp = torch.linspace(0, 1, width).expand(64, *shape)
+    views = maker(ramp)
+    assert [view.shape for view in views] == 2 * [(64, *shape)] + 4 * [(64, channels, height // 2, width // 2)]
+    assert len(VIEWS["multi-crop-8"](shape)(ramp)) == 10
+    assert [view.shape for view in maker.held_out(ramp)] == 2 * [(64, *shape)]
+    assert torch.equal(maker.anchor(ramp), ramp)
+    # A crop that shows a part of the ramp spans a part of its values.
+    large, small = maker.large[0](ramp).flatten(1), maker.small[0](ramp).flatten(1)
+    spans = [float((crops.amax(1) - crops.amin(1)).median()) for crops in (large, small)]
+    assert spans[0] > spans[1] + 0.2
+    for name, encoder, words in [
+        ("simclr", "convnet", "view: small crops are for the methods that predict from them, dino and swav"),
+        ("dino", "mlp", r"encoder: it does not take small crops of shape \(.*\); choose another, e.g. convnet"),
+        ("swav", "vit/4", "encoder: "),
+    ]:
+        made = encoder_builder(encoder)((channels, 12, 8))
+        with pytest.raises(ValueError, match=words):
+            check_small_crops(maker, METHODS[name](Setting(lambda view, made=made: made, 99)))
+    check_small_crops(maker, METHODS["dino"](Setting(lambda view: encoder_builder("convnet")(shape), 99)))
 
 
 def test_halves_are_top_and_bottom():

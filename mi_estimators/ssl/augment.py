@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from mi_estimators._extras import require
 from mi_estimators.image_sets.sets import PairedShape, Shape
 
 Views = tuple[Tensor, Tensor]
+"""A pair of views of a batch; from :class:`MultiCrop` with small crops behind it."""
 
 
 class ViewMaker(Protocol):
@@ -35,7 +36,7 @@ class ViewMaker(Protocol):
         ...
 
 
-def _augmentation(shape: Shape) -> nn.Module:
+def _augmentation(shape: Shape, *, cropped: bool = False) -> nn.Module:
     """A random change of images, drawn anew for each, of grey ones or of colour ones.
 
     *Grey*: geometry, contrast, noise, a small erased box. Rotation, shift, scale and shear leave a digit a digit. No
@@ -43,20 +44,24 @@ def _augmentation(shape: Shape) -> nn.Module:
 
     *Colour*: SimCLR's for CIFAR-10 (Chen et al. 2020, app. B.9): a resized crop, a flip, jitter of colours, and colour
     dropped in a fifth of the images.
+
+    What comes ``cropped`` is not cropped, shifted or scaled again.
     """
     _check_images(shape)
     augmentation = require("kornia.augmentation", "train")
     channels, height, width = shape
     if channels == 1:
+        moves: dict[str, Any] = {} if cropped else {"translate": (0.1, 0.1), "scale": (0.85, 1.15)}
         return nn.Sequential(
-            augmentation.RandomAffine(degrees=15.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=(-8.0, 8.0), p=1.0),
+            augmentation.RandomAffine(degrees=15.0, shear=(-8.0, 8.0), p=1.0, **moves),
             augmentation.RandomContrast(contrast=(0.7, 1.3), p=0.8),
             augmentation.RandomGaussianNoise(std=0.05, p=0.5),
             augmentation.RandomErasing(scale=(0.02, 0.15), ratio=(0.5, 2.0), p=0.5),
         )
     if channels == 3:
+        crop = nn.Identity() if cropped else augmentation.RandomResizedCrop((height, width), scale=(0.2, 1.0))
         return nn.Sequential(
-            augmentation.RandomResizedCrop((height, width), scale=(0.2, 1.0)),
+            crop,
             augmentation.RandomHorizontalFlip(),
             augmentation.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
             augmentation.RandomGrayscale(p=0.2),
@@ -92,6 +97,46 @@ class TwoAugmentations:
     def anchor(self, images: Tensor) -> Tensor:
         """The image itself."""
         return images
+
+
+class MultiCrop(TwoAugmentations):
+    """Two large crops and several small ones, of half the side, all augmented; the probe reads the image as it is.
+
+    Large crops show 40 to 100 percent of the image, small ones 10 to 40 percent, at a lower resolution: they cost a
+    quarter each. Methods that take them (``takes_small_crops``) predict the large views' targets from all views, and
+    need an encoder for images of any size.
+
+    Args:
+        shape: of an image.
+        crops: number of small crops.
+
+    Shape:
+        - images: ``[N, C, H, W]`` in ``[0, 1]``, C 1 or 3.
+        - output: two views ``[N, C, H, W]``, then ``crops`` of ``[N, C, H // 2, W // 2]``.
+
+    Source: Caron et al. (2020), arXiv 2006.09882, sec. 3.3; the scales are those of Caron et al. (2021), arXiv
+    2104.14294.
+    """
+
+    def __init__(self, shape: Shape, *, crops: int) -> None:
+        super().__init__(shape)
+        self.crops = crops
+        crop = require("kornia.augmentation", "train").RandomResizedCrop
+        channels, height, width = shape
+        self.small_shape = channels, height // 2, width // 2
+        self.large = nn.Sequential(crop((height, width), scale=(0.4, 1.0)), _augmentation(shape, cropped=True))
+        of_small = _augmentation(self.small_shape, cropped=True)
+        self.small = nn.Sequential(crop(self.small_shape[1:], scale=(0.1, 0.4)), of_small)
+
+    def __call__(self, images: Tensor) -> Views:
+        """Augment the large crops in one pass, and the small ones in another."""
+        large = self.large(torch.cat([images, images])).chunk(2)
+        small = self.small(torch.cat([images] * self.crops)).chunk(self.crops)
+        return cast(Views, (*large, *small))
+
+    def held_out(self, images: Tensor) -> Views:
+        """Two augmentations of the whole image, as of :class:`TwoAugmentations`: bounds are of a pair."""
+        return super().__call__(images)
 
 
 class Halves:
@@ -199,4 +244,6 @@ VIEWS: dict[str, Callable[[Shape], ViewMaker]] = {
     "augmented-halves": functools.partial(Halves, augmented=True),
     "luma-chroma": LumaChroma,
     "pairs": Pairs,
+    "multi-crop": functools.partial(MultiCrop, crops=4),
+    "multi-crop-8": functools.partial(MultiCrop, crops=8),
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mi_estimators import _checks
 from mi_estimators.bounds import i_nce
 from mi_estimators.distributed import gather_with_gradient, rank, world_size
 from mi_estimators.er import ERBound, er_bound
-from mi_estimators.ssl.augment import Views
+from mi_estimators.ssl.augment import MultiCrop, ViewMaker, Views
 from mi_estimators.ssl.encoders import Encoder
 
 Terms = dict[str, Tensor]
@@ -65,9 +66,11 @@ class Method(nn.Module):
         gather_distributed: whether other processes hold parts of the batch; the loop sets it, here and in the losses
             and memories of the method, while it trains in several processes.
         skips_parameters: whether some trained parameters get no gradient in some steps.
+        takes_small_crops: whether ``step`` takes more views than two, small ones.
     """
 
     skips_parameters: ClassVar[bool] = False
+    takes_small_crops: ClassVar[bool] = False
 
     presets: ClassVar[Mapping[str, Preset]] = {
         "digits": Preset("augment", steps=1500, batch_size=256, lr=1e-3),
@@ -89,7 +92,7 @@ class Method(nn.Module):
         """Scalars of one batch: ``"loss"``, which is minimised, and any term of it worth logging, all in nats.
 
         Args:
-            views: the batch's pairs.
+            views: the batch's pairs, small crops behind them where the method takes such.
             index: which training images they are of; None for images outside the training set.
         """
         raise NotImplementedError
@@ -175,6 +178,35 @@ def terms_of(bound: ERBound) -> Terms:
     return {"loss": -bound.value, "train_entropy": bound.entropy, "train_reconstruction": bound.reconstruction}
 
 
-def mean_of(first: Terms, second: Terms) -> Terms:
-    """The mean of the terms of both directions."""
-    return {name: (first[name] + second[name]) / 2 for name in first}
+def mean_of(*terms: Terms) -> Terms:
+    """The mean of the terms of several directions."""
+    first, *rest = terms
+    return {name: sum((other[name] for other in rest), first[name]) / len(terms) for name in first}
+
+
+def directions(views: int) -> list[tuple[int, int]]:
+    """Which view predicts which: every view the first two, but none itself."""
+    return [(view, target) for target in (1, 0) for view in range(views) if view != target]
+
+
+def check_small_crops(view: ViewMaker, method: Method) -> None:
+    """Check that a method, and its encoder, take the small crops that a view maker makes, if it makes some.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not isinstance(view, MultiCrop):
+        return
+    if not method.takes_small_crops:
+        raise ValueError("view: small crops are for the methods that predict from them, dino and swav; choose augment")
+    encoder = method.online[0]
+    training, weight = encoder.training, next(encoder.parameters())
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            encoder(weight.new_zeros(2, *view.small_shape))
+    except (RuntimeError, ValueError) as error:
+        text = f"encoder: it does not take small crops of shape {view.small_shape}; choose another, e.g. convnet"
+        raise ValueError(f"{text} ({error})") from error
+    finally:
+        encoder.train(training)

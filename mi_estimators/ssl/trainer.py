@@ -17,7 +17,7 @@ from mi_estimators.ssl.augment import VIEWS, ViewMaker
 from mi_estimators.ssl.config import TrainConfig
 from mi_estimators.ssl.data import Batches, derived_seed
 from mi_estimators.ssl.encoders import encoder_builder, shape_of
-from mi_estimators.ssl.method import Method, Setting
+from mi_estimators.ssl.method import Method, Setting, check_small_crops
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import make_optimizer, rate_factor
 from mi_estimators.ssl.probe import over_anchors
@@ -60,6 +60,7 @@ class Trainer:
             setting = Setting(lambda view: build(shapes[view]), len(data.train))
             make: Callable[..., Method] = METHODS[config.method]
             self.method = make(setting, **config.options)
+        check_small_crops(self.view, self.method)
         if self.world > 1:
             self.method = cast(Method, with_joined_batch_norm(self.method, device))
         self.optimizer = make_optimizer(

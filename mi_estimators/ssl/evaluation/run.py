@@ -62,7 +62,8 @@ def representation_of(run: Path, *, data_dir: str | None = None, accelerator: st
         raise FileNotFoundError(f"RUN: no checkpoint at {path}, so there is no run to probe")
     state = checkpoint.load(path)
     changes = {"out": str(run), "data_dir": data_dir, "accelerator": accelerator}
-    settings = {**state["config"], **{name: value for name, value in changes.items() if value is not None}}
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = {**state["config"], "devices": None, **given}  # one process reads what several may have trained
     config = TrainConfig(**settings).resolved()
     data = load(config.data, config.data_dir)
     if data.digest != state["data_digest"]:

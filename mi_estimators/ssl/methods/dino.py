@@ -19,6 +19,7 @@ from mi_estimators.ssl.method import (
     Terms,
     check_objective,
     check_share,
+    directions,
     mean_of,
     terms_of,
 )
@@ -38,6 +39,7 @@ class DINO(ClassMethod):
 
     center: Tensor
     skips_parameters = True  # the last layer, while it is frozen
+    takes_small_crops = True
 
     def __init__(
         self,
@@ -68,22 +70,28 @@ class DINO(ClassMethod):
         )
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
-        """Loss of both directions."""
+        """Loss of both directions, and of the predictions from small crops."""
         cast(PrototypeHead, self.online[1]).frozen = self.progress < self.frozen
         students = [self.online(view) / self.student_temperature for view in views]
-        teachers = [self.teacher(view) for view in views]
-        terms = mean_of(self._terms(students[0], teachers[1]), self._terms(students[1], teachers[0]))
+        teachers = [self.teacher(view) for view in views[:2]]
+        targets = [self._target(teacher) for teacher in teachers]
+        terms = mean_of(*(self._terms(students[view], targets[target]) for view, target in directions(len(views))))
         if self.training:
             mean = self.joined(torch.cat(teachers).mean(dim=0, keepdim=True)).mean(dim=0)
             self.center.lerp_(mean.to(self.center), 0.1)
         return terms
 
-    def _terms(self, student: Tensor, teacher: Tensor) -> Terms:
+    def _target(self, teacher: Tensor) -> Tensor:
+        """Logits of the target for ``er``, its probabilities for ``native``."""
         if self.objective == "er":
-            return terms_of(self.entropy_reconstruction.terms(student, teacher / self.teacher_temperature))
+            return teacher / self.teacher_temperature
         options = {"n_iter": 3} if self.centering == "sinkhorn" else {"n_iter": 0, "center": self._center()}
-        codes = sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, group=self.group, **options)
-        return {"loss": F.cross_entropy(student, codes)}
+        return sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, group=self.group, **options)
+
+    def _terms(self, student: Tensor, target: Tensor) -> Terms:
+        if self.objective == "er":
+            return terms_of(self.entropy_reconstruction.terms(student, target))
+        return {"loss": F.cross_entropy(student, target)}
 
     def _center(self) -> Tensor | None:
         return self.center if self.centering == "mean" and self.objective == "native" else None

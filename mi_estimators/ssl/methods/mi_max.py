@@ -28,6 +28,7 @@ class MIMax(Method):
     presets: ClassVar = {
         "digits": Preset("augmented-halves", steps=2000, batch_size=128, lr=1e-3),
         "mnist": Preset("halves", steps=5000, batch_size=128, lr=1e-4),
+        "npz": Preset("pairs", steps=5000, batch_size=128, lr=1e-4),
     }
 
     def __init__(

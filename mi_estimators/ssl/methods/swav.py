@@ -19,6 +19,7 @@ from mi_estimators.ssl.method import (
     Terms,
     check_objective,
     check_share,
+    directions,
     mean_of,
     terms_of,
 )
@@ -32,6 +33,7 @@ class SwAV(ClassMethod):
     """
 
     skips_parameters = True  # the prototypes, while they are frozen
+    takes_small_crops = True
 
     def __init__(
         self,
@@ -58,21 +60,24 @@ class SwAV(ClassMethod):
         )
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
-        """Loss of both directions."""
-        z = F.normalize(self.online(torch.cat(views)), dim=1)
-        first, second = self._cosines(z).chunk(2)
+        """Loss of both directions, and of the predictions from small crops."""
+        z = F.normalize(self.online(torch.cat(views[:2])), dim=1)
+        cosines = list(self._cosines(z).chunk(2))
+        if small := views[2:]:
+            of_small = F.normalize(self.online(torch.cat(small)), dim=1)
+            cosines += self._cosines(of_small).chunk(len(small))
         if self.objective == "er":
-            return mean_of(self._terms(first, second), self._terms(second, first))
+            return mean_of(*(self._terms(cosines[view], cosines[target]) for view, target in directions(len(views))))
         with torch.no_grad():
             past = None
             if self.bank is not None and int(self.bank.count):
                 past = self._cosines(self.own_share(self.bank(z, update=False)))
             options: dict[str, Any] = {"epsilon": self.epsilon, "queue": past, "group": self.group}
-            codes = [sinkhorn_knopp(s.float(), **options) for s in (first, second)]
+            codes = [sinkhorn_knopp(s.float(), **options) for s in cosines[:2]]
             if self.bank is not None and self.training:
                 self.bank.update(z.chunk(2)[0])
-        losses = [F.cross_entropy(s / self.temperature, q) for s, q in ((first, codes[1]), (second, codes[0]))]
-        return {"loss": (losses[0] + losses[1]) / 2}
+        logits = [s / self.temperature for s in cosines]
+        return mean_of(*({"loss": F.cross_entropy(logits[v], codes[target])} for v, target in directions(len(views))))
 
     def _cosines(self, z: Tensor) -> Tensor:
         weight = self.prototypes.detach() if self.progress < self.frozen else self.prototypes
