@@ -90,7 +90,7 @@ def test_multi_crop_makes_small_views_of_less_than_half_the_image(shape):
     for name, encoder, words in [
         ("simclr", "convnet", "view: small crops are for the methods that predict from them, dino and swav"),
         ("dino", "mlp", r"encoder: it does not take small crops of shape \(.*\); choose another, e.g. convnet"),
-        ("swav", "vit/4", "encoder: "),
+        ("swav", "realnvp", "encoder: it does not take small crops"),
     ]:
         made = encoder_builder(encoder)((channels, 12, 8))
         with pytest.raises(ValueError, match=words):
