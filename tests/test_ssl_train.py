@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mi_estimators.ssl import METHODS, Interrupted, Method, Preset, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
-from mi_estimators.ssl.heldout import warn_at_the_ends
+from mi_estimators.ssl.heldout import warn_at_the_ends, warn_of_collapse
 
 for module in ("lightning_fabric", "kornia", "sklearn", "tensorboard"):
     pytest.importorskip(module)
@@ -73,6 +73,12 @@ def test_held_out_bounds_are_consistent(finished):
         assert row["cap"] == pytest.approx(math.log(64))
         assert row["infonce"] <= row["cap"]
         assert row["er_bound"] == pytest.approx(row["entropy"] + row["reconstruction"], abs=1e-4)
+        assert row["entropy"] > row["entropy_floor"]
+        assert 1 <= row["rankme"] <= 100
+        assert 0 <= row["alignment"] <= 4
+        assert -8 <= row["uniformity"] <= 0
+        assert 0.1 < row["knn"] <= 1
+        assert "teacher_distance" not in row
         assert ("nwj" in row) == (name == "mi-max-nwj")
     if name == "mi-max":
         assert results["heldout"]["test_loss"] == pytest.approx(-results["heldout"]["infonce"], abs=1e-5)
@@ -260,7 +266,7 @@ def test_there_must_be_a_checkpoint_to_resume(tmp_path):
         ({"method": "simclrr"}, "method: want one of .*; got 'simclrr' .did you mean 'simclr'"),
         ({"data": "digit"}, "data: want one of .*did you mean 'digits'"),
         ({"view": "halfs"}, "view: want one of .*did you mean 'halves'"),
-        ({"encoder": "mpl"}, "encoder: want one of convnet, mlp; got 'mpl' .did you mean 'mlp'"),
+        ({"encoder": "mpl"}, "encoder: want one of convnet, mlp, .*; got 'mpl' .did you mean 'mlp'"),
         ({"options": {"temprature": 1.0}}, "temprature: no setting of simclr; .*did you mean 'temperature'"),
         ({"options": {"objective": "best"}}, "objective: want one of"),
         ({"options": {"bandwidth": "wide"}}, "bandwidth: want one of"),
@@ -357,3 +363,12 @@ def test_bounds_at_their_ends_warn(recwarn):
         warn_at_the_ends({"infonce": 3.99, "cap": 4.0}, 10)
     with pytest.warns(UserWarning, match="the loss sits near log K"):
         warn_at_the_ends({"infonce": 0.01, "cap": 4.0}, 10)
+
+
+def test_collapse_warns(recwarn):
+    warn_of_collapse({"entropy": -40.0, "entropy_floor": -46.0, "rankme": 5.0}, 10)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="step 10: the entropy of the embeddings, -45.950 nats, is all but"):
+        warn_of_collapse({"entropy": -45.95, "entropy_floor": -46.0, "rankme": 5.0}, 10)
+    with pytest.warns(UserWarning, match="effective rank of the embeddings is 1.20"):
+        warn_of_collapse({"entropy": -40.0, "entropy_floor": -46.0, "rankme": 1.2}, 10)

@@ -20,7 +20,7 @@ from mi_estimators._files import remove_partial, write_json
 from mi_estimators.image_sets import ImageSet, load
 from mi_estimators.ssl import checkpoint
 from mi_estimators.ssl.config import CHANGEABLE, TrainConfig
-from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends
+from mi_estimators.ssl.heldout import evaluate, warn_at_the_ends, warn_of_collapse
 from mi_estimators.ssl.logs import RunLog
 from mi_estimators.ssl.probe import probe_method, probe_pixels
 from mi_estimators.ssl.stopping import Interrupted, stop_signals
@@ -229,9 +229,12 @@ class _Run:
         self.rows.append(row)
         log.add(row)
         warn_at_the_ends(row, self.step)
+        warn_of_collapse(row, self.step)
 
     def _evaluate(self) -> dict[str, float]:
-        return evaluate(self.method, self.data.test, self.view, self.trainer.candidates, self.config.seed)
+        return evaluate(
+            self.method, self.data.train, self.data.test, self.view, self.trainer.candidates, self.config.seed
+        )
 
     def _last_checkpoint(self) -> str:
         path = self.folder / "checkpoint.pt"

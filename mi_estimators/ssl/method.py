@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mi_estimators import _checks
 from mi_estimators.bounds import i_nce
 from mi_estimators.distributed import gather_with_gradient, rank, world_size
+from mi_estimators.entropy.vmf import log_vmf_normalizer
 from mi_estimators.er import ERBound, er_bound
 from mi_estimators.ssl.augment import MultiCrop, ViewMaker, Views
 from mi_estimators.ssl.encoders import Encoder
@@ -132,6 +133,10 @@ class Method(nn.Module):
         """The ER bound of an embedded pair: here of their directions, z1's being the mean of q(z2 | z1)."""
         return er_bound(F.normalize(z1, dim=1), F.normalize(z2, dim=1), support="sphere", bandwidth=self.kappa)
 
+    def entropy_floor(self, dim: int) -> float:
+        """The entropy that :meth:`er_bound` gives where all z2, of width ``dim``, are one point: the kernel's at 0."""
+        return -float(log_vmf_normalizer(dim, self.kappa)) - self.kappa
+
     def represent(self, view: Tensor) -> Tensor:
         """The representation ``[N, d]`` of the view that the probe classifies: the encoder's output, not the head's."""
         return self.online[0](view)
@@ -143,6 +148,10 @@ class ClassMethod(Method):
     def er_bound(self, z1: Tensor, z2: Tensor) -> ERBound:
         """The ER bound of the second view's class, predicted from the first view."""
         return er_bound(z1, z2, support="discrete", logits=True)
+
+    def entropy_floor(self, dim: int) -> float:
+        """Of a class that is certain."""
+        return 0.0
 
     def scores(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Expected log-probability of each z2's class under each z1."""
