@@ -7,33 +7,28 @@ and ``tightness`` are read off the configuration classes, so a new method or set
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import platform
 import sys
-import typing
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mi_estimators import _extension
+from mi_estimators.commands.demo import demo_command
 from mi_estimators.commands.estimate import estimate_command
-from mi_estimators.commands.options import as_command, flag, parameter, plain
+from mi_estimators.commands.options import as_command, flag
 from mi_estimators.commands.probe import probe_command
 from mi_estimators.commands.sweep import sweep_command
 from mi_estimators.commands.tightness import tightness_group
-from mi_estimators.console import print_table, progress_bar
+from mi_estimators.commands.train import train_group
 
 if TYPE_CHECKING:
     import typer
 
 _PACKAGES = (
-    "numpy", "scipy", "lightning-fabric", "kornia", "scikit-learn", "tensorboard", "typer", "rich", "matplotlib",
-    "pandas", "pyarrow",
+    "numpy", "scipy", "lightning-fabric", "kornia", "scikit-learn", "tensorboard", "typer", "rich", "PyYAML",
+    "matplotlib", "pandas", "pyarrow",
 )  # fmt: skip
 _EXTRA = 'pip install "mi-estimators[train]"'
 
@@ -75,8 +70,6 @@ def build_app() -> typer.Typer:
     """The typer application; typer and rich are imported here and not before."""
     import typer
 
-    from mi_estimators.ssl import METHODS
-
     app = typer.Typer(
         name="mi-estimators",
         help="Mutual-information and entropy estimators for PyTorch.",
@@ -95,104 +88,8 @@ def build_app() -> typer.Typer:
     )
     app.command("estimate")(estimate_command())
     app.add_typer(tightness_group(), name="tightness")
-    group = typer.Typer(
-        help="Train a method, with a linear probe before and after. Each has its own options: train METHOD --help",
-        no_args_is_help=True,
-    )
-    for name in METHODS:
-        group.command(name)(_train_command(name))
-    app.add_typer(group, name="train")
+    app.add_typer(train_group(), name="train")
     app.command("sweep")(sweep_command())
     app.command("probe")(probe_command())
-    app.command("demo")(_demo_command())
+    app.command("demo")(demo_command())
     return app
-
-
-def _train_command(name: str) -> Callable[..., None]:
-    """``train NAME``: the settings of every run, then those of the method."""
-    from mi_estimators.ssl import METHODS, TrainConfig
-    from mi_estimators.ssl.config import PRESET_FIELDS, method_options
-
-    method = METHODS[name]
-    hints = typing.get_type_hints(TrainConfig)
-    parameters = []
-    for field in dataclasses.fields(TrainConfig):
-        if "help" not in field.metadata:
-            continue
-        shown: str | bool = str(field.default) if field.default not in (None, dataclasses.MISSING) else False
-        if field.name in PRESET_FIELDS:
-            shown = ", ".join(f"{getattr(preset, field.name)} on {data}" for data, preset in method.presets.items())
-        if field.name == "out":
-            shown = f"runs/{name}"
-        parameters.append(parameter(field.name, plain(hints[field.name]), field.metadata["help"], shown))
-    method_hints = typing.get_type_hints(method.__init__, include_extras=True)
-    settings = method_options(method)
-    for key, setting in settings.items():
-        kind, text = typing.get_args(method_hints[key])[:2]
-        parameters.append(parameter(key, plain(kind), text, str(setting.default)))
-    parameters.append(flag("resume", "continue the run in --out, bit for bit"))
-    parameters.append(flag("overwrite", "replace the run in --out"))
-
-    def body(given: dict[str, Any]) -> None:
-        resume, overwrite = given.pop("resume"), given.pop("overwrite")
-        if resume and overwrite:
-            raise ValueError("overwrite: cannot go with --resume")
-        chosen = {key: value for key, value in given.items() if value is not None}
-        options = {key: chosen.pop(key) for key in list(chosen) if key in settings}
-        _train(name, chosen, options, resume=resume, overwrite=overwrite)
-
-    return as_command(body, parameters, inspect.getdoc(method) or "")
-
-
-def _demo_command() -> Callable[..., None]:
-    """``demo``: what ``make demo`` shows."""
-    parameters = [
-        parameter("out", Path, "folder of plots and results; a demo there is replaced", "runs/demo"),
-        parameter("seed", int, "seed of everything random", "0"),
-    ]
-
-    def body(given: dict[str, Any]) -> None:
-        from mi_estimators.demo import demo
-
-        demo(given["out"] or Path("runs/demo"), seed=given["seed"] or 0)
-
-    return as_command(
-        body, parameters, "Bounds against known information, then three trainers on real digits. Takes minutes."
-    )
-
-
-def _train(name: str, chosen: dict[str, Any], options: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-    from mi_estimators.ssl import TrainConfig
-    from mi_estimators.ssl import resume as resume_run
-    from mi_estimators.ssl import train as train_run
-    from mi_estimators.ssl.processes import is_first
-
-    out = chosen.pop("out", f"runs/{name}")
-    first = is_first()
-    with progress_bar(name) if first else nullcontext() as report:
-        if resume:
-            results = resume_run(out, progress=report, method=name, options=options, **chosen)
-        else:
-            config = TrainConfig(method=name, out=out, options=options, **chosen)
-            results = train_run(config, overwrite=overwrite, progress=report)
-    if first:
-        show_run(results)
-
-
-def show_run(results: Mapping[str, Any]) -> None:
-    """Print a finished run: probe accuracies, then the held-out bounds in nats."""
-    from rich.table import Table
-
-    config, probe, row = results["config"], results["probe"], results["heldout"]
-    table = Table(title=f"{config['method']} on {config['data']}, {row['step']} steps", title_justify="left")
-    table.add_column("")
-    table.add_column("value", justify="right")
-    for name, text in (("pixels", "raw pixels"), ("before", "before training"), ("after", "after training")):
-        table.add_row(f"probe accuracy, {text}", f"{probe[name]:.4f}")
-    table.add_section()
-    for name in [name for name in row if name not in ("step", "cap")]:
-        what = "mean over training batches" if name == "loss" or name.startswith("train_") else "held-out"
-        table.add_row(f"{name} ({what}, nats)", f"{row[name]:.4f}")
-    table.add_row("log K, the cap of infonce (nats)", f"{row['cap']:.4f}")
-    print_table(table)
-    print(Path(config["out"]) / "results.json")

@@ -93,7 +93,7 @@ def test_train_writes_a_run_prints_its_probe_and_resumes(invoke):
     for words in ("raw pixels", "before training", "after training", "nwj (held-out, nats)", "log K", "results.json"):
         assert words in first.output
     results = json.loads(Path("run/results.json").read_text())
-    assert results["config"]["options"] == {"bound": "nwj", "critic": "bilinear"}
+    assert results["config"]["options"] == {"bound": "nwj", "critic": "bilinear", "target": 0.0}
     assert results["config"]["view"] == "augmented-halves"
 
     refused = invoke("train", "mi-max", "--out", "run", *TINY)
