@@ -152,9 +152,12 @@ def test_on_the_cluster_of_dask_the_values_are_the_same(tmp_path, monkeypatch):
     from mi_estimators.tightness import benchmark
 
     threads = []
-    monkeypatch.setattr(
-        benchmark, "run_cell", lambda *given: threads.append(threading.current_thread()) or run_cell(*given)
-    )
+
+    def noted(cell, **given):
+        threads.append(threading.current_thread())
+        return run_cell(cell, **given)
+
+    monkeypatch.setattr(benchmark, "run_cell", noted)
     config, seen = BenchmarkConfig(**TINY), []
     before = torch.get_num_threads()  # workers that are threads, as here alone, set it for each other
     with (

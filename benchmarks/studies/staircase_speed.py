@@ -152,7 +152,7 @@ def measure(critic: str, rounds: int, steps: int, threads: int) -> dict[str, lis
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks" / "staircase-speed.json")
     arguments = parser.parse_args(argv)
