@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.clusters import ClusterMethod, k_means, whitened
-from mi_estimators.ssl.method import OverImages, Setting, Terms
+from mi_estimators.ssl.method import OverImages, Preset, Setting, Terms
 
 
 class DeepCluster(ClusterMethod):
@@ -21,6 +21,12 @@ class DeepCluster(ClusterMethod):
     sampling over clusters: the label's entropy is then log K. ``er`` weighs them alike and adds the entropy of the mean
     prediction.
     """
+
+    # The classifier starts anew with every clustering, so that learning takes longer.
+    presets: ClassVar = {
+        "digits": Preset("augment", steps=3000, batch_size=256, lr=1e-3),
+        "mnist": Preset("augment", steps=10000, batch_size=256, lr=1e-3),
+    }
 
     weights: Tensor
 
