@@ -15,7 +15,7 @@ import torch
 
 from mi_estimators.image_sets import load
 from mi_estimators.image_sets.files import parse_idx
-from mi_estimators.ssl.data import Batches, derived_seed
+from mi_estimators.ssl.data import Batches, derived_seed, seed_generators
 
 pytest.importorskip("sklearn")
 
@@ -246,3 +246,10 @@ def test_damaged_cifar_files_are_named(tmp_path):
     third.unlink()
     with pytest.raises(FileNotFoundError, match=r"cifar-10 needs data_batch_3\.bin \(plain, \.gz or \.xz\)"):
         load("cifar-10", tmp_path)
+
+
+def test_seeding_draws_as_torchs_own():
+    torch.manual_seed(123)
+    expected = torch.rand(5)
+    seed_generators(123, torch.device("cpu"))
+    assert torch.equal(torch.rand(5), expected)

@@ -15,7 +15,7 @@ from mi_estimators._extras import require
 from mi_estimators.image_sets import ImageSet
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
 from mi_estimators.ssl.config import TrainConfig
-from mi_estimators.ssl.data import Batches, derived_seed
+from mi_estimators.ssl.data import Batches, derived_seed, seed_generators
 from mi_estimators.ssl.encoders import encoder_builder, shape_of
 from mi_estimators.ssl.method import Method, Setting, check_small_crops
 from mi_estimators.ssl.methods import METHODS
@@ -133,12 +133,13 @@ class Trainer:
             group["lr"] = self.lr * rate_factor(config.schedule, number, self.steps, config.warmup)
         epoch, batch = divmod(number, self.batches.per_epoch)
         if batch == 0:
-            torch.manual_seed(derived_seed(config.seed, "begin of epoch", epoch))
+            seed_generators(derived_seed(config.seed, "begin of epoch", epoch), self.fabric.device)
             if self.rank == 0:
                 self.method.begin_epoch(epoch, self.over_images)
             if self.world > 1 and type(self.method).begin_epoch is not Method.begin_epoch:
                 broadcast_state(self.method)
-        torch.manual_seed(derived_seed(config.seed, f"views of {self.rank}" if self.rank else "views", number))
+        stream = f"views of {self.rank}" if self.rank else "views"
+        seed_generators(derived_seed(config.seed, stream, number), self.fabric.device)
 
     def _backward(self, index: Tensor, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of a part of the batch, its last or not; gives its terms."""
