@@ -249,7 +249,9 @@ def run_sanitizer(tool: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     # Torch itself probes the driver with calls that may fail; our own launches check their errors.
     options = ["--tool", tool, *(["--report-api-errors", "no"] if tool == "memcheck" else [])]
-    step = run_step(tool, [sanitizer, *options, sys.executable, __file__, "--worker", "small"], env=environment)
+    step = run_step(
+        tool, [sanitizer, *options, sys.executable, "-m", "benchmarks.gpu_check", "--worker", "small"], env=environment
+    )
     summary = re.search(r"(ERROR|RACECHECK) SUMMARY: (\d+) .*", step["output"])
     if step["status"] == "stopped":
         # A sanitizer slows everything down, torch's own kernels too: not to be done in time is no finding.
@@ -272,7 +274,17 @@ def run_benchmarks() -> tuple[dict[str, Any], dict[str, Any]]:
         out = Path(folder) / "benchmarks.json"
         # The worker stops by itself before its time is up.
         seconds = LIMITS["benchmarks"] * 0.7
-        command = [sys.executable, __file__, "--worker", "benchmarks", "--out", str(out), "--seconds", str(seconds)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu_check",
+            "--worker",
+            "benchmarks",
+            "--out",
+            str(out),
+            "--seconds",
+            str(seconds),
+        ]
         step = run_step("benchmarks", command)
         report = json.loads(out.read_text()) if out.exists() else {}
     if step["status"] == "stopped":
@@ -380,7 +392,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     if arguments.worker == "small":
         small_problems()
         return 0
