@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKER = (sys.executable, "-m", "benchmarks.gpu_check", "--worker")
 RESULTS = ROOT / "benchmarks" / "results"
 # Seconds for each step. Together they leave more than a minute of the eight for the build.
 LIMITS = {"tests": 150, "memcheck": 70, "racecheck": 70, "benchmarks": 120}
@@ -249,9 +250,7 @@ def run_sanitizer(tool: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     # Torch itself probes the driver with calls that may fail; our own launches check their errors.
     options = ["--tool", tool, *(["--report-api-errors", "no"] if tool == "memcheck" else [])]
-    step = run_step(
-        tool, [sanitizer, *options, sys.executable, "-m", "benchmarks.gpu_check", "--worker", "small"], env=environment
-    )
+    step = run_step(tool, [sanitizer, *options, *WORKER, "small"], env=environment)
     summary = re.search(r"(ERROR|RACECHECK) SUMMARY: (\d+) .*", step["output"])
     if step["status"] == "stopped":
         # A sanitizer slows everything down, torch's own kernels too: not to be done in time is no finding.
@@ -274,18 +273,7 @@ def run_benchmarks() -> tuple[dict[str, Any], dict[str, Any]]:
         out = Path(folder) / "benchmarks.json"
         # The worker stops by itself before its time is up.
         seconds = LIMITS["benchmarks"] * 0.7
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.gpu_check",
-            "--worker",
-            "benchmarks",
-            "--out",
-            str(out),
-            "--seconds",
-            str(seconds),
-        ]
-        step = run_step("benchmarks", command)
+        step = run_step("benchmarks", [*WORKER, "benchmarks", "--out", str(out), "--seconds", str(seconds)])
         report = json.loads(out.read_text()) if out.exists() else {}
     if step["status"] == "stopped":
         step["status"] = "failed"
