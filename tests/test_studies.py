@@ -240,7 +240,7 @@ def halves_cell(encoder: str, bound: str, critic: str, target: float, after: flo
 
 
 def test_claims_on_halves(tmp_path: Path) -> None:
-    assert len(halves.wanted(5)) == 8 * halves.SEEDS["mlp"] + 2 * halves.SEEDS["convnet"]
+    assert (len(halves.wanted(5, seeds=2)), len(halves.wanted(5, ["critics"]))) == (20, 6)
     found = [
         halves_cell("mlp", bound, critic, 0.0, after, seed)
         for bound in ("infonce", "nwj")
@@ -256,6 +256,9 @@ def test_claims_on_halves(tmp_path: Path) -> None:
     found[0]["probe"]["after"] = found[1]["probe"]["after"] = 0.859
     met = halves.summary(found)["met"]
     assert [met[claim] for claim in met] == [False, False, True]
+
+    assert list(halves.summary(found[:12])["met"]) == list(met)[:2]
+    assert list(halves.summary(found[12:])["met"]) == list(met)[2:]
 
     page, out = tmp_path / "page.md", tmp_path / "halves.json"
     page.write_text("<!-- halves: probes -->\n<!-- end -->\n<!-- halves: claims -->\n<!-- end -->\n")
