@@ -22,8 +22,9 @@ from benchmarks.bars import Bar, Outcome
 from benchmarks.files import write_text
 from benchmarks.harness import FLOOR, Row, heaviest
 from benchmarks.provenance import ROOT
-from benchmarks.report import BARS, CONTENDERS, RATIOS, Lines, bar_lines, bytes_text, contender_cells, ratio_lines
+from benchmarks.report import BARS, CONTENDERS, RATIOS, bar_lines, bytes_text, contender_cells, ratio_lines
 from benchmarks.studies.tables import STUDIES, Table
+from mi_estimators.console import markdown_table
 
 SINKHORN_PAGE = ROOT / "docs" / "sinkhorn_results.md"
 TRAINERS_PAGE = ROOT / "docs" / "trainers.md"
@@ -83,11 +84,6 @@ class Results:
         return rows
 
 
-def markdown(header: Sequence[str], lines: Lines) -> str:
-    """A table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *lines))
-
-
 def machine(results: Results, _: str, __: Path) -> str:
     about = results.document
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version is not None)
@@ -99,7 +95,7 @@ def machine(results: Results, _: str, __: Path) -> str:
 
 
 def bars(results: Results, _: str, __: Path) -> str:
-    return markdown(BARS, bar_lines(results.outcomes))
+    return markdown_table(BARS, bar_lines(results.outcomes))
 
 
 def plot(results: Results, _: str, page: Path) -> str:
@@ -113,7 +109,7 @@ def plot(results: Results, _: str, page: Path) -> str:
 
 
 def ratios(results: Results, entry: str, _: Path) -> str:
-    return markdown(RATIOS[1:], [line[1:] for line in ratio_lines(results.of(entry))])
+    return markdown_table(RATIOS[1:], [line[1:] for line in ratio_lines(results.of(entry))])
 
 
 def memory(results: Results, entry: str, _: Path) -> str:
@@ -124,7 +120,7 @@ def memory(results: Results, entry: str, _: Path) -> str:
     names = [name for name in dict.fromkeys(row.contender for row in rows) if name != FLOOR]
     cells = {(row.params["n"], row.params["d"], row.contender): bytes_text(row.peak_extra_bytes) for row in rows}
     sizes = sorted({key[:2] for key in cells})
-    return markdown(
+    return markdown_table(
         ("N", "d", *names), [(str(n), str(d), *(cells.get((n, d, m), "") for m in names)) for n, d in sizes]
     )
 
@@ -135,11 +131,11 @@ def contenders(results: Results, entry: str, _: Path) -> str:
     largest = max(row.params["n"] for row in rows)
     chosen = [contender_cells(row) for row in rows if row.params["n"] == largest]
     columns = [CONTENDERS.index(name) for name in ("case", "contender", "ms", "time / ours", "error", "note")]
-    return markdown([CONTENDERS[c] for c in columns], [tuple(cells[c] for c in columns) for cells in chosen])
+    return markdown_table([CONTENDERS[c] for c in columns], [tuple(cells[c] for c in columns) for cells in chosen])
 
 
 def _of_study(make: Callable[[dict[str, Any], str], Table]) -> Callable[[Results, str, Path], str]:
-    return lambda results, argument, _: markdown(*make(results.document, argument))
+    return lambda results, argument, _: markdown_table(*make(results.document, argument))
 
 
 TABLES: dict[str, Callable[[Results, str, Path], str]] = {

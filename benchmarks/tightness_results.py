@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.files import write_json, write_text
 from benchmarks.provenance import ROOT, provenance
-from benchmarks.publish import markdown
 from mi_estimators import tightness
+from mi_estimators.console import markdown_table
 from mi_estimators.tightness.plots import PLOTS
 
 FOLDER = ROOT / "benchmarks" / "results" / "tightness"
@@ -89,7 +89,7 @@ def staircase(folder: Path) -> list[str]:
         f"{config['precision']}, {config['seeds']} seed(s), {result['seconds']:.0f} s on "
         f"{result['environment']['threads']} threads. Means over the last quarter of a level, in nats; *steps above*: "
         "at which the smoothed value exceeds the truth; *published*: the same means of published runs.\n",
-        markdown(header, rows),
+        markdown_table(header, rows),
         f"![Staircase](../benchmarks/results/tightness/{name}.png)\n",
     ]
 
@@ -102,7 +102,7 @@ def study(name: str, path: Path) -> list[str]:
         f"{key} {value}" for key, value in result.items() if not isinstance(value, list) and value is not None
     )
     rows = [chosen.cells(result, row) for row in result["rows"]]
-    return [f"## {name.capitalize()}\n", f"{chosen.summary} ({settings})\n", markdown(chosen.header, rows)]
+    return [f"## {name.capitalize()}\n", f"{chosen.summary} ({settings})\n", markdown_table(chosen.header, rows)]
 
 
 def speed(path: Path) -> list[str]:
@@ -118,7 +118,7 @@ def speed(path: Path) -> list[str]:
         "## Speed of the staircase\n",
         f"One step of {len(document['settings']['bounds'])} estimators, in turn in one process; {about}. *products*: "
         "the matrix products of the hidden layers alone.\n",
-        markdown(("critic", "contender", "ms", "time / ours"), rows),
+        markdown_table(("critic", "contender", "ms", "time / ours"), rows),
     ]
 
 

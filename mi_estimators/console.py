@@ -69,6 +69,11 @@ def rich_table(
     return table
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts in Markdown."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
+
+
 def print_table(table: Table) -> None:
     """Print a table at the terminal's width; into a file or a pipe, at 120 columns."""
     from rich.console import Console

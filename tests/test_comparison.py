@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from mi_estimators.estimators import Comparison, MIEstimate, compare, estimate_mi, plot
 from mi_estimators.synthetic import TASKS, correlated_gaussian
@@ -15,12 +14,7 @@ from mi_estimators.synthetic import TASKS, correlated_gaussian
 BRIEF = {"critic": "separable", "max_steps": 100, "min_steps": 50}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def estimate(name, value, std=0.01, kind="neither", **changes):

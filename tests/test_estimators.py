@@ -26,12 +26,7 @@ def data(name="1v1-normal-0.75", n=1000, seed=1):
     return TASKS[name].sample(n, seed=seed)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ESTIMATORS.items() if entry.kind == "continuous"])

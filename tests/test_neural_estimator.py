@@ -18,12 +18,7 @@ from mi_estimators.variational import Step, VariationalEstimator
 BRIEF = {"critic": "separable", "critic_options": {"hidden": (16,), "embedding": 8}, "max_steps": 40}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class TrueRatio(VariationalEstimator):

@@ -17,12 +17,7 @@ from mi_estimators.synthetic import TASKS, correlated_gaussian
 BRIEF = {"critic": "separable", "critic_options": {"hidden": (8,), "embedding": 4}, "max_steps": 20, "batch_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def independent_pairs(count, n, seed=0):

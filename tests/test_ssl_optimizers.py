@@ -22,13 +22,7 @@ for module in ("lightning_fabric", "kornia", "sklearn", "tensorboard"):
     pytest.importorskip(module)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_lars_is_the_papers_formula():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.files import write_json
+from benchmarks.provenance import ROOT
 
 Cell = dict[str, Any]
 
@@ -45,6 +47,15 @@ def run(
     if left:
         print(f"{left} of {len(wanted)} cells left: run the same command again", file=sys.stderr)
     return cells
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str, out: str | None, threads: int = 1) -> None:
+    """The options of every study: threads, minutes, the folder of its cells, and its JSON among the results."""
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--minutes", type=float, help="begin no cell after that many; the next call goes on")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / name, help="where the cells are")
+    default = None if out is None else ROOT / "benchmarks" / "results" / out
+    parser.add_argument("--out", type=Path, default=default, help="the JSON; a plot is written beside it")
 
 
 def unique(cells: Sequence[Cell], key: str) -> list[Any]:

@@ -134,10 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="runs a bandwidth")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run")
     parser.add_argument("--projection", type=int, default=8, help="dimension of the sphere's ambient space")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--minutes", type=float, help="begin no run after that many; the next call goes on")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "er-study", help="where the cells are")
-    parser.add_argument("--out", type=Path, help="the JSON; the plot is written beside it")
+    cells.add_arguments(parser, "er-study", None, torch.get_num_threads())
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     plan = PLANS[arguments.data]

@@ -16,13 +16,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.files import write_json
-from benchmarks.provenance import ROOT, provenance
+from benchmarks.provenance import provenance
 from benchmarks.studies import cells
 from benchmarks.studies.cells import Cell
 
@@ -115,10 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="experiments")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each line")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a run")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="begin no run after that many; the next call goes on")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "halves", help="where the cells are")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "halves-mnist.json")
+    cells.add_arguments(parser, "halves", "halves-mnist.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     settings = wanted(arguments.steps, arguments.parts, arguments.seeds)

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 
 from benchmarks.files import write_json
-from benchmarks.provenance import ROOT, provenance
-from benchmarks.studies import cells
+from benchmarks.provenance import provenance
+from benchmarks.studies import cells, tables
 from benchmarks.studies.cells import Cell
+from mi_estimators.console import markdown_table
 
 TERMS = ("test_loss", "entropy", "reconstruction", "er_bound", "infonce", "cap")
 UNCENTRED = "dino-uncentred"
@@ -96,21 +97,6 @@ def summary(found: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The summary as a Markdown table."""
-    lines = [
-        "| run | probe after | above pixels | above no training | entropy | reconstruction | InfoNCE | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in rows.items():
-        spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
-        lines.append(
-            f"| `{name}` | {row['mean']:.4f}{spread} | {row['gain']['pixels']:+.4f} | {row['gain']['before']:+.4f} | "
-            f"{row['entropy']:.2f} | {row['reconstruction']:.2f} | {row['infonce']:.2f} | {row['seconds']:.0f} |"
-        )
-    return "\n".join(lines)
-
-
 def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """Gain over pixels of each line, a point for each seed."""
     import matplotlib as mpl
@@ -140,10 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", help="methods to run; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each line")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run; each method's own by default")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, help="begin no run after that many; the next call goes on")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "trainers", help="where the cells are")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "trainers-digits.json")
+    cells.add_arguments(parser, "trainers", "trainers-digits.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     every = variants()
@@ -155,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         return 0
     rows = summary(found)
-    print(table(rows))
+    print(markdown_table(*tables.trainers({"rows": rows}, "")))
     if len(found) < len(settings) or arguments.only:
         return 0
     document = {

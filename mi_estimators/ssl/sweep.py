@@ -144,15 +144,17 @@ class SweepCell:
     seed: int
 
     @property
-    def line(self) -> str:
-        """The method and its objective."""
-        return self.method if self.objective is None else f"{self.method} {self.objective}"
-
-    @property
     def name(self) -> str:
         """A name for its files."""
         momentum = "" if self.momentum is None else f"--m{self.momentum:g}"
-        return re.sub(r"[^\w.\-]", "_", f"{self.line}--k{self.batch_size}{momentum}--s{self.seed}")
+        return re.sub(
+            r"[^\w.\-]", "_", f"{line_of(self.method, self.objective)}--k{self.batch_size}{momentum}--s{self.seed}"
+        )
+
+
+def line_of(method: str, objective: str | None) -> str:
+    """The line of a table that a method and its objective stand in."""
+    return method if objective is None else f"{method} {objective}"
 
 
 def method_of(text: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mi_estimators import _extras
 from mi_estimators._files import replacing, write_text
-from mi_estimators.console import rich_table
+from mi_estimators.console import markdown_table, rich_table
+from mi_estimators.ssl.sweep import line_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +37,7 @@ def robustness(results: Sequence[Result]) -> list[dict[str, Any]]:
     """
     lines: dict[str, list[Result]] = {}
     for result in results:
-        lines.setdefault(_line(result), []).append(result)
+        lines.setdefault(line_of(result["method"], result["objective"]), []).append(result)
     return [_summary(line, of_line) for line, of_line in lines.items()]
 
 
@@ -66,10 +67,6 @@ def _summary(line: str, of_line: Sequence[Result]) -> dict[str, Any]:
         "entropy": _mean([result["history"][-1]["entropy"] for result in at_base.values()]),
         "drops": drops,
     }
-
-
-def _line(result: Result) -> str:
-    return " ".join(filter(None, (result["method"], result["objective"])))
 
 
 def _setting(result: Result, base: tuple[int, float | None]) -> str:
@@ -124,8 +121,7 @@ def save_sweep(results: Sequence[Result], out: str | Path) -> list[Path]:
     """Write the table (``robustness.md``, ``robustness.csv``), and where Matplotlib is installed ``training.png``."""
     folder = Path(out)
     header, rows = _cells(results)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-    write_text(folder / "robustness.md", "\n".join(lines) + "\n")
+    write_text(folder / "robustness.md", markdown_table(header, rows))
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows([header, *rows])
     write_text(folder / "robustness.csv", table.getvalue())

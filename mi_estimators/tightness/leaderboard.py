@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mi_estimators.console import markdown_table
+
 Result = dict[str, Any]
 
 CLOSE_ABSOLUTE, CLOSE_RELATIVE = 0.05, 0.1
@@ -253,10 +255,6 @@ def cell_text(line: Line | None) -> str:
     return (f"**{text}**" if is_close(line.mean, line.truth) else text) + "▲" * line.violations
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
-
-
 def by_task(found: Sequence[Line], n: int) -> tuple[list[str], list[tuple[str, float, list[Line | None]]]]:
     """Variants in the order of the ranking; and of each task its name, its truth and the line of each variant."""
     variants = [rank.variant for rank in ranking(found, n)]
@@ -304,14 +302,14 @@ LEGEND = (
 def markdown(found: Sequence[Line]) -> str:
     """The leaderboard: checks, ranking, and a table for each number of pairs."""
     n = main_n(found)
-    parts = ["# Leaderboard\n", "## Checks\n", _table(("claim", "holds", "seen"), _check_rows(found))]
-    parts += [f"## Ranking at n = {n}\n", _table(*ranking_table(ranking(found, n)))]
+    parts = ["# Leaderboard\n", "## Checks\n", markdown_table(("claim", "holds", "seen"), _check_rows(found))]
+    parts += [f"## Ranking at n = {n}\n", markdown_table(*ranking_table(ranking(found, n)))]
     for size in sorted({line.n for line in found}, key=lambda value: (value != n, value)):
-        parts += [f"## Tasks at n = {size}\n", f"{LEGEND}\n", _table(*task_table(found, size))]
+        parts += [f"## Tasks at n = {size}\n", f"{LEGEND}\n", markdown_table(*task_table(found, size))]
     failed = [line for line in found if line.failed]
     if failed:
         rows = [(f"`{line.task}`", line.variant, str(line.n), str(line.error)) for line in failed]
-        parts += ["## Without an estimate\n", _table(("task", "estimator", "n", "reason"), rows)]
+        parts += ["## Without an estimate\n", markdown_table(("task", "estimator", "n", "reason"), rows)]
     return "\n".join(parts)
 
 
