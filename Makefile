@@ -56,7 +56,7 @@ bench-peers: $(PEERS)/.peers
 gpu-check:
 	@$(PYTHON) -c "import setuptools as s; v = s.__version__; exit(int(v.split('.')[0]) < 77 and 'gpu-check: want setuptools >= 77, got ' + v)"
 	MI_ESTIMATORS_BUILD=1 $(PYTHON) setup.py build_ext --inplace
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 cuda-report: $(VENV)/.test
 	$(PY) benchmarks/cuda_report.py

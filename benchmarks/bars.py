@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,14 +15,29 @@ GROUPS: dict[str, Callable[[str], bool]] = {FASTEST: is_peer, LIBRARY: is_librar
 """Names in a bar that stand for the fastest of several contenders."""
 
 
+def _memory(row: Row) -> float | None:
+    return None if row.peak_extra_bytes is None else row.peak_extra_bytes + max(0, row.kept_bytes or 0)
+
+
+QUANTITIES: dict[str, Callable[[Row], float | None]] = {
+    "time": lambda row: row.median_s,
+    "memory": _memory,
+    "launches": lambda row: row.launches,
+    "error": lambda row: row.error,
+}
+"""What a bar may bound: how it is read from a row, None where it was not taken."""
+UNITS = {"time": "seconds", "memory": "peak MB", "launches": "launches", "error": "error"}
+
+
 @dataclass(frozen=True)
 class Bar:
-    """A bound on one number of a run: the time of ``over`` divided by that of ``under``, or the memory of ``over``.
+    """A bound on one number of a run: a quantity of ``over``, divided by that of ``under`` where one is named.
 
     It is read from the rows of ``entry`` and ``mode`` that have the parameters ``where`` (and perhaps others) and the
     run's number of threads. ``over`` and ``under`` are names of contenders, or FASTEST: the fastest of all that are not
-    ours, or LIBRARY: of those that are not torch written out either. Without ``under`` the number is the peak extra
-    memory in bytes, with what the call before has kept for use.
+    ours, or LIBRARY: of those that are not torch written out either.
+    ``of``: the quantity, one of QUANTITIES; by default the time for a quotient and the memory for a single contender.
+    Memory is the peak extra one in bytes, with what the call before has kept for use.
     ``needs``: a feature of the CPU without which the bar does not hold. Exactly one of the bounds is given.
     """
 
@@ -33,10 +49,17 @@ class Bar:
     at_least: float | None = None
     at_most: float | None = None
     needs: str | None = None
+    of: str | None = None
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"bar of {self.entry}: want one of at_least and at_most")
+        if self.of not in (None, *QUANTITIES):
+            raise ValueError(f"bar of {self.entry}: want of one of {tuple(QUANTITIES)}, got {self.of!r}")
+
+    @property
+    def quantity(self) -> str:
+        return self.of or ("memory" if self.under is None else "time")
 
     @property
     def case(self) -> str:
@@ -44,7 +67,10 @@ class Bar:
 
     @property
     def number(self) -> str:
-        return f"peak MB of {self.over}" if self.under is None else f"{self.over} / {self.under}"
+        if self.under is None:
+            return f"{UNITS[self.quantity]} of {self.over}"
+        kind = "" if self.quantity == "time" else f"{self.quantity}, "
+        return f"{kind}{self.over} / {self.under}"
 
     @property
     def bound(self) -> str:
@@ -54,7 +80,9 @@ class Bar:
 
     def shown(self, value: float) -> str:
         """A value in the unit of ``number``."""
-        return f"{value / 1e6:.0f}" if self.under is None else f"{value:.2f}"
+        if self.quantity == "time" and self.under is not None:
+            return f"{value:.2f}"
+        return f"{value / 1e6:.0f}" if self.quantity == "memory" and self.under is None else f"{value:.3g}"
 
     def holds(self, value: float) -> bool:
         """Whether a value is within the bound; NaN is not."""
@@ -89,19 +117,24 @@ def _outcome(bar: Bar, rows: Sequence[Row], features: Sequence[str]) -> Outcome:
     }
     if not of_case:
         return Outcome(bar, None, None, "not in this run")
-    if bar.under is None:
-        row = of_case.get(bar.over)
-        if row is None or row.peak_extra_bytes is None:
-            return Outcome(bar, None, None, row.note if row is not None else "not in this run")
-        return _judged(bar, row.peak_extra_bytes + max(0, row.kept_bytes or 0))
-    over, under = (_row(name, of_case) for name in (bar.over, bar.under))
-    for name, row in ((bar.over, over), (bar.under, under)):
-        if row is None or not row.samples_s:
-            return Outcome(bar, None, None, f"{name}: {row.note if row is not None else 'not in this run'}")
+    named = {name: _row(name, of_case) for name in (bar.over, bar.under) if name is not None}
+    values = {name: None if row is None else QUANTITIES[bar.quantity](row) for name, row in named.items()}
+    for name, row in named.items():
+        if row is None or values[name] is None:
+            why = row.note or f"no {bar.quantity} taken" if row is not None else "not in this run"
+            return Outcome(bar, None, None, why if bar.under is None else f"{name}: {why}")
+    over, above = named[bar.over], values[bar.over]
     assert over is not None
-    assert under is not None
+    assert above is not None
     note = over.contender if bar.over in GROUPS else ""
-    return _judged(bar, paired_ratio(over.samples_s, under.samples_s), note)
+    if bar.under is None:
+        return _judged(bar, above, note)
+    under, below = named[bar.under], values[bar.under]
+    assert under is not None
+    assert below is not None
+    if bar.quantity == "time":
+        return _judged(bar, paired_ratio(over.samples_s, under.samples_s), note)
+    return _judged(bar, above / below if below else math.nan, note)
 
 
 def _judged(bar: Bar, value: float, note: str = "") -> Outcome:

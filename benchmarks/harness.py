@@ -203,6 +203,7 @@ class Row:
     peak_extra_bytes: int | None = None
     kept_bytes: int | None = None
     memory_method: str | None = None
+    launches: int | None = None
     flops: int | None = None
     io_bytes: int | None = None
     note: str = ""
@@ -279,11 +280,15 @@ def once(function: Callable[[], object]) -> float:
 
 
 def alternate(
-    functions: Mapping[str, Callable[[], object]], calls: Mapping[str, int], budget: Budget
+    functions: Mapping[str, Callable[[], object]],
+    calls: Mapping[str, int],
+    budget: Budget,
+    timer: Callable[[Callable[[], object], int], float] | None = None,
 ) -> dict[str, list[float]]:
     """Samples of every function, taken in turn; the i-th samples of all are of one round.
 
-    A function leaves for good once it has used its time, so that slow ones do not take the time of the others. Nobody
+    ``timer`` says how long a call of a function takes, the mean of so many; by default :func:`timed` does. A function
+    leaves for good once it has used its time, so that slow ones do not take the time of the others. Nobody
     is timed without a neighbour.
     """
     samples: dict[str, list[float]] = {name: [] for name in functions}
@@ -300,7 +305,7 @@ def alternate(
             for name in active:
                 if calls[name] > 1:
                     functions[name]()  # uncounted: a short call is not to pay for the caches that its neighbour left
-                samples[name].append(timed(functions[name], calls[name]))
+                samples[name].append((timer or timed)(functions[name], calls[name]))
     finally:
         if collecting:
             gc.enable()

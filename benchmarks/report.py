@@ -29,16 +29,21 @@ def _ratio_text(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def print_plain_table(title: str, header: tuple[str, ...], lines: Lines) -> None:
+    """One table without a frame, on lines as long as they need to be."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    print(f"\n{title}")
+    for line in (header, *lines):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 def print_table(title: str, header: tuple[str, ...], lines: Lines, left: Sequence[int] = (0,)) -> None:
     """One table, with columns ``left`` aligned left; by rich where it is installed, plain text elsewhere."""
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        print(f"\n{title}")
-        for line in (header, *lines):
-            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print_plain_table(title, header, lines)
         return
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
@@ -162,8 +167,13 @@ def print_bars(outcomes: Sequence[Outcome], *, partial: bool) -> None:
     shown = [outcome for outcome in outcomes if outcome.met is not None or not partial]
     if shown:
         print_table("Must reach", BARS, bar_lines(shown), left=(0, 1, 2, 3, 6, 7))
+    print(bars_summary(outcomes))
+
+
+def bars_summary(outcomes: Sequence[Outcome]) -> str:
+    """How many bars there are of each kind."""
     met, judged = sum(o.met is True for o in outcomes), sum(o.met is not None for o in outcomes)
-    print(f"bars: {met} of {judged} met, {len(outcomes) - judged} not measured")
+    return f"bars: {met} of {judged} met, {len(outcomes) - judged} not measured"
 
 
 def left_out(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:

@@ -38,7 +38,6 @@ from benchmarks.harness import (
     is_library,
 )
 from benchmarks.limits import History
-from benchmarks.provenance import ROOT
 from benchmarks.suites import SUITES, infonce, sinkhorn
 from benchmarks.suites.common import Suite, cases, two_sets
 
@@ -664,16 +663,3 @@ def test_publish_fills_the_tables_of_a_page(tmp_path: Path) -> None:
     for what in ("ratios other", "table toy"):
         with pytest.raises(ValueError, match=what.split()[-1]):
             publish.filled(f"<!-- run: {what} -->\n<!-- end -->", results, page)
-
-
-# ------------------------------------------------------------------------------------------------------------ gpu-check
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure this machine's GPU")
-def test_the_command_of_gpu_check_starts_and_says_that_there_is_no_gpu() -> None:
-    make = ["make", "--no-print-directory", "-n", "gpu-check"]  # under "make test" it would announce its folder
-    commands = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    module = commands.splitlines()[-1].split(" -m ")[1]
-    done = subprocess.run([sys.executable, "-m", module], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert "no NVIDIA GPU" in done.stdout

@@ -26,10 +26,11 @@ class Suite:
 
 
 # --------------------------------------------------------------------------------------------------------------- setup
+# On torch's default device: within torch.device("cuda"), on the GPU.
 
 
 def points(params: Params, count: int) -> Tensors:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     dtype = getattr(torch, params.get("dtype", "float32"))
     return tuple(
         torch.randn(params["n"], params["d"], generator=generator).to(dtype).requires_grad_() for _ in range(count)
@@ -38,7 +39,7 @@ def points(params: Params, count: int) -> Tensors:
 
 def weights(params: Params, count: int) -> Tensors:
     """Gradients of outputs of shape [n]: distinct, so that a backward that ignores them is caught."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     return tuple(torch.rand(params["n"], generator=generator) for _ in range(count))
 
 

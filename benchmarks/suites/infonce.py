@@ -28,7 +28,7 @@ def symmetric_ours(params: Params, inputs: Tensors) -> Tensors:
 def symmetric_eager(params: Params, inputs: Tensors) -> Tensors:
     x, y = (F.normalize(t, dim=1) for t in inputs)
     logits = x @ y.T / params["temperature"]
-    target = torch.arange(len(x))
+    target = torch.arange(len(x), device=x.device)
     return ((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,)
 
 
@@ -39,7 +39,7 @@ def one_direction_ours(params: Params, inputs: Tensors) -> Tensors:
 
 def one_direction_eager(params: Params, inputs: Tensors) -> Tensors:
     x, y = (F.normalize(t, dim=1) for t in inputs)
-    return (F.cross_entropy(x @ y.T / params["temperature"], torch.arange(len(x))),)
+    return (F.cross_entropy(x @ y.T / params["temperature"], torch.arange(len(x), device=x.device)),)
 
 
 def nt_xent_ours(params: Params, inputs: Tensors) -> Tensors:
@@ -49,8 +49,9 @@ def nt_xent_ours(params: Params, inputs: Tensors) -> Tensors:
 
 def nt_xent_eager(params: Params, inputs: Tensors) -> Tensors:
     z = F.normalize(torch.cat(inputs), dim=1)
-    logits = (z @ z.T / params["temperature"]).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
-    return (F.cross_entropy(logits, torch.arange(len(z)).roll(len(z) // 2)),)
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / params["temperature"]).masked_fill(own, -torch.inf)
+    return (F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z) // 2)),)
 
 
 def widened(state: State) -> State:
@@ -91,7 +92,8 @@ def one_direction_reference(params: Params, inputs: Tensors) -> Tensors:
 
 
 def _block_lse_of_others(x: Tensor, start: int, z: Tensor, temperature: float) -> Tensor:
-    own = torch.arange(start, start + len(x))[:, None] == torch.arange(len(z))
+    places = torch.arange(len(z), device=z.device)
+    own = places[start : start + len(x), None] == places
     return (x @ z.T / temperature).masked_fill(own, -torch.inf).logsumexp(1)
 
 

@@ -30,7 +30,7 @@ def _unit(inputs: Tensors) -> tuple[Tensor, Tensor]:
 
 def _linear_cross_entropy(x: Tensor, y: Tensor, params: Params) -> Tensor:
     # With options: the path by chunks. Without, it is what the eager contender does.
-    target = torch.arange(len(x))
+    target = torch.arange(len(x), device=x.device)
     return F.linear_cross_entropy(x / params["temperature"], y, target, options=torch.nn.LinearCrossEntropyOptions())
 
 

@@ -25,7 +25,7 @@ BLOCK = 1024  # rows of scores that the reference holds at a time
 
 def two_clouds(params: Params) -> State:
     """Normal points of mean squared distance 2, the second set a little apart."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     x, y = (torch.randn(params["n"], params["d"], generator=generator) / params["d"] ** 0.5 for _ in range(2))
     return State((x, y + 0.3 / params["d"] ** 0.5), ())
 
@@ -49,7 +49,7 @@ def eager(params: Params, inputs: Tensors) -> Tensors:
     x, y = inputs
     epsilon, n = params["epsilon"], len(x)
     scores = -torch.cdist(x, y).square() / epsilon - math.log(n)
-    u, v = torch.zeros(n), torch.zeros(len(y))
+    v = scores.new_zeros(len(y))
     for _ in range(params["iterations"]):
         u = -torch.logsumexp(scores + v, 1)
         v = -torch.logsumexp(scores + u[:, None], 0)
