@@ -54,7 +54,9 @@ def run_step(name: str, command: Sequence[str], limit: float, **more: Any) -> St
 @contextmanager
 def beside(commands: Sequence[Sequence[str]], patience: float) -> Iterator[None]:
     """Commands that run meanwhile, whose output does not matter; stopped so many seconds after the end of the block."""
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # Each would else start as many compilers as there are cores.
+    few = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": few}
     others = [subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet) for command in commands]
     try:
         yield

@@ -15,6 +15,7 @@ from benchmarks.gpu.worker import START_AGAIN
 from benchmarks.provenance import ROOT
 
 CONTENDER_S = 75.0  # for one contender: to compile, to be checked, or to be timed
+START_S = 60.0  # until the first one is begun
 GRACE_S = 5.0  # between the time that the process ends by itself and the time that it is stopped
 STARTS = 8
 STEP_S = 0.2
@@ -60,10 +61,10 @@ def _watch(command: Sequence[str], path: Path, deadline: float, contender_s: flo
         while process.poll() is None and not late:
             time.sleep(STEP_S)
             running = Progress.load(path).running
-            since = max(begun, running["since"]) if running is not None else begun
+            since, limit = (begun, START_S) if running is None else (running["since"], contender_s)
             if time.monotonic() > deadline:
                 late = "run"
-            elif time.time() - since > contender_s:
+            elif time.time() - since > limit:
                 late = "contender"
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # what it has started too
