@@ -307,6 +307,25 @@ def test_what_crashes_or_hangs_is_left_out_and_the_rest_goes_on(tmp_path: Path) 
     assert "about to crash" in output
 
 
+ONE_AFTER_ANOTHER = """
+import json, os, sys, time
+for step in range(8):
+    with open(sys.argv[1] + ".part", "w") as file:
+        json.dump({"running": {"case": "c", "contender": str(step), "since": time.time()} if step % 2 else None}, file)
+    os.replace(sys.argv[1] + ".part", sys.argv[1])
+    time.sleep(0.3)
+"""
+
+
+def test_time_between_cases_is_not_that_of_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "IDLE_S", 1.5)
+    path = tmp_path / "progress.json"
+    ended, output = supervisor.supervise(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, str(path)], path, 60, contender_s=1.5
+    )
+    assert ended, output
+
+
 def test_a_process_that_cannot_begin_is_not_started_for_ever(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('no driver'); raise SystemExit(3)"]
     ended, output = supervisor.supervise(command, tmp_path / "progress.json", seconds=60)

@@ -105,7 +105,8 @@ class _Case:
         return Row(self.entry.name, dict(self.params), self.mode, name, threads, flops=self.flops)
 
     def run(self) -> Measured:
-        torch._dynamo.reset()  # a compiled contender is specialised to one case
+        if any(contender.wrap is not None for contender in self.item.contenders):
+            torch._dynamo.reset()  # a compiled contender is specialised to one case
         with torch.device(self.device.name):
             state = self.entry.setup(self.params)
         if self.item.alone:

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 import mi_estimators as mi
 
 DONE = "small problems done"
-# Odd sizes, and one of whole tiles, which half types may take on another way.
-SHAPES = ((1, 2, 1), (130, 67, 19), (128, 192, 64))
+ODD = ((1, 2, 1), (130, 67, 19))
+TILES = (128, 192, 64)  # whole ones, which half types may take on another way
+HALF = (torch.bfloat16, torch.float16)
 
 
 def small_problems(device: str = "cuda") -> None:
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    """Every kernel, forward and backward; says DONE at its end."""
+
+    def points(n: int, d: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(n, d, device=device).to(dtype).requires_grad_()
+
+    for dtype in (torch.float32, *HALF, torch.float64):
         acc = torch.float64 if dtype == torch.float64 else torch.float32
-        for n, m, d in SHAPES:
-            x = torch.randn(n, d, device=device).to(dtype).requires_grad_()
-            y = torch.randn(m, d, device=device).to(dtype).requires_grad_()
+        for n, m, d in (*ODD, TILES) if dtype in HALF else ODD:
             for score in ("dot", "sqeuclidean"):
+                x, y = points(n, d, dtype), points(m, d, dtype)
                 scale = torch.ones((), device=device, dtype=acc, requires_grad=True)
                 bias = torch.zeros(m, device=device, dtype=acc, requires_grad=True)
                 row, col = mi.pairwise_lse(x, y, scale=scale, score=score, bias=bias, columns=True)
                 (row.sum() + col.sum()).backward()
                 if n > 1:
                     mi.pairwise_lse(x, scale=scale, score=score, exclude_diagonal=True).sum().backward()
-            if n > 1:
-                pairs = y[: min(n, m)], x[: min(n, m)]
-                (mi.info_nce(*pairs, temperature=0.1) + mi.nt_xent(*pairs, temperature=0.5)).backward()
-                if dtype == acc:
-                    mi.sinkhorn(x.detach(), y.detach(), epsilon=float(d), tol=0, max_iter=2)
+    n, _, d = TILES
+    for dtype in (torch.float32, torch.bfloat16):
+        x, y = points(n, d, dtype), points(n, d, dtype)
+        (mi.info_nce(x, y, temperature=0.1) + mi.nt_xent(x, y, temperature=0.5)).backward()
+    mi.sinkhorn(points(130, 19, torch.float32), points(67, 19, torch.float32), epsilon=20.0, tol=0, max_iter=2)
     if device == "cuda":
         torch.cuda.synchronize()
     print(DONE)

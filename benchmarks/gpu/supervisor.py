@@ -15,7 +15,7 @@ from benchmarks.gpu.worker import START_AGAIN
 from benchmarks.provenance import ROOT
 
 CONTENDER_S = 75.0  # for one contender: to compile, to be checked, or to be timed
-START_S = 60.0  # until the first one is begun
+IDLE_S = 60.0  # without one: to start, and between cases
 GRACE_S = 5.0  # between the time that the process ends by itself and the time that it is stopped
 STARTS = 8
 STEP_S = 0.2
@@ -57,14 +57,15 @@ def _watch(command: Sequence[str], path: Path, deadline: float, contender_s: flo
     late = ""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        begun = time.time()
+        idle_since = time.time()
         while process.poll() is None and not late:
             time.sleep(STEP_S)
-            running = Progress.load(path).running
-            since, limit = (begun, START_S) if running is None else (running["since"], contender_s)
+            running, now = Progress.load(path).running, time.time()
+            if running is not None:
+                idle_since = now
             if time.monotonic() > deadline:
                 late = "run"
-            elif time.time() - since > limit:
+            elif now - idle_since > IDLE_S or (running is not None and now - running["since"] > contender_s):
                 late = "contender"
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # what it has started too
