@@ -3,8 +3,8 @@
 The page has a pair of comments for each table, ``<!-- KIND: WHAT -->`` and ``<!-- end -->``; what stands between them
 is replaced where the results are of that kind. So no number of a page is typed by hand. KIND is ``run`` for a run of a
 suite, and WHAT then ``machine``, ``bars``, ``plot``, ``ratios ENTRY``, ``memory ENTRY`` or ``contenders ENTRY``; for a
-study KIND is its name, or ``er-DATA``, and WHAT ``machine``, ``plot`` or a table of :mod:`benchmarks.studies.tables`.
-``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
+study KIND is its name, or ``er-DATA``, and WHAT ``machine``, ``plot``, ``plot NAME`` or a table of
+:mod:`benchmarks.studies.tables`. ``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PAGES = {  # by suite or study; all others:
     "nonparametric-mi": ROOT / "docs" / "nonparametric.md",
     "trainers": TRAINERS_PAGE,
     "halves": TRAINERS_PAGE,
+    "sweep": TRAINERS_PAGE,
 }
 RESULTS_PAGE = ROOT / "docs" / "entropy_results.md"
 KINDS = {"sinkhorn_scores": "scores-run"}  # of a suite that shares its page with another; all others: run
@@ -98,12 +99,15 @@ def bars(results: Results, _: str, __: Path) -> str:
     return markdown_table(BARS, bar_lines(results.outcomes))
 
 
-def plot(results: Results, _: str, page: Path) -> str:
-    picture = os.path.relpath(results.path.with_suffix(".png").resolve(), page.resolve().parent)
+def plot(results: Results, which: str, page: Path) -> str:
+    """The picture beside the results; ``which`` one, where there are several."""
+    path = results.path.with_name(f"{results.path.stem}{f'-{which}' if which else ''}.png")
+    picture = os.path.relpath(path.resolve(), page.resolve().parent)
     what = {
         "run": "Time and peak extra memory against N",
         "entropy": "Bias against dimension",
         "trainers": "Accuracy above pixels",
+        "sweep": "Entropy, reconstruction and InfoNCE over training",
     }
     return f"![{what.get(results.kind, 'Accuracy against concentration')}]({picture})\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import publish
-from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, halves, trainers
+from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, halves, robustness, tables, trainers
 from benchmarks.studies.distributions import DISTRIBUTIONS
 from benchmarks.studies.entropy_peers import loo_entropy
 
@@ -230,6 +231,17 @@ def test_a_run_of_the_trainers_study(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "| `simsiam-native` |" in capsys.readouterr().out
 
 
+def test_seeds_above_the_baselines_are_counted() -> None:
+    found = [
+        {"settings": {"line": "toy", "seed": seed}, "probe": {"pixels": 0.9, "before": before, "after": after},
+         "seconds": seconds, **dict.fromkeys(trainers.TERMS, 1.0)}
+        for seed, (before, after, seconds) in enumerate([(0.8, 0.91, 70.0), (0.93, 0.92, 50.0), (0.8, 0.9, 90.0)])
+    ]  # fmt: skip
+    header, (line,) = tables.trainers({"rows": trainers.summary(found), "cells": found}, "")
+    named = dict(zip(header, line, strict=True))
+    assert (named["seeds above both"], named["seconds"], named["above pixels"]) == ("1 of 3", "50", "+1.00")
+
+
 # --------------------------------------------------------------------------------------------------------------- halves
 
 
@@ -266,3 +278,41 @@ def test_claims_on_halves(tmp_path: Path) -> None:
     publish.main([str(out), str(page)])
     assert "| mlp | nwj | separable |  | 0.8700 | 0.8700, 0.8700 | 4.00 | 4.00 |" in page.read_text()
     assert "| ConvNet above MLP at the same bound | yes |" in page.read_text()
+
+
+# ---------------------------------------------------------------------------------------------------------------- sweep
+
+
+def test_a_sweep_is_recorded(tmp_path: Path) -> None:
+    for module in ("lightning_fabric", "kornia", "sklearn", "tensorboard", "matplotlib"):
+        pytest.importorskip(module)
+    from mi_estimators.ssl.sweep import SweepCell, SweepConfig, line_of
+
+    grid = {"methods": ["simclr", "dino:objective=native:centering=none"], "batch_sizes": [8, 4], "momenta": [0.9],
+            "seeds": 1, "steps": 2}  # fmt: skip
+    config = SweepConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in grid.items()})
+    folder = tmp_path / "sweep"
+    (folder / "cells").mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"of_a_cell": config.of_a_cell, "grid": grid}))
+
+    def result(cell: SweepCell, place: int) -> dict:
+        last = dict.fromkeys(robustness.LAST, 2.0 + place) | {"knn": 0.5}
+        probe = {"pixels": 0.9, "before": 0.8, "after": 0.85 - 0.01 * place}
+        return {**dataclasses.asdict(cell), "probe": probe, "error": None, "history": [{"step": 2, **last}]}
+
+    for place, cell in enumerate(config.cells()):
+        (folder / "cells" / f"{cell.name}.json").write_text(json.dumps(result(cell, place)))
+    out = tmp_path / "results.json"
+    assert robustness.main([str(folder), "--out", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert [row["line"] for row in document["rows"]] == [line_of(c.method, c.objective) for c in config.cells()]
+    assert "data_dir" not in document["grid"]
+    for path in ("results.md", "results.csv", "results.png", "results-dino.png"):
+        assert (tmp_path / path).stat().st_size > 0
+
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- sweep: {what} -->\n<!-- end -->\n" for what in ("robustness", "runs", "plot dino")))
+    publish.main([str(out), str(page)])
+    assert (tmp_path / "results.md").read_text() in page.read_text()
+    assert "| `simclr er` | 4 |  | 82.00 | -8.00 | +2.00 | 5.00 | 5.00 | 5.0 | 5.00 | 50.0 |" in page.read_text()
+    assert "(results-dino.png)" in page.read_text()

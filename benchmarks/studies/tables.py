@@ -158,18 +158,57 @@ def many_dimensions(document: Document, _: str) -> Table:
 
 
 def trainers(document: Document, _: str) -> Table:
-    """Probe accuracies of the trainers: a line a method and objective."""
-    header = ("run", "probe after", "above pixels", "above no training", "entropy", "reconstruction", "InfoNCE", "met")
-    return header, [
-        (
-            f"`{name}`",
-            f"{row['mean']:.4f}" + ("" if row["spread"] is None else f" ± {row['spread']:.4f}"),
-            *(f"{100 * row['gain'][of]:+.2f}" for of in ("pixels", "before")),
-            *(f"{row[term]:.2f}" for term in ("entropy", "reconstruction", "infonce")),
-            MET[row["met"]],
+    """Probe accuracies of the trainers: a line a method and objective; of the seconds of a run, the shortest seed's."""
+    header = (
+        "run", "probe after", "above pixels", "above no training", "seeds above both", "entropy", "reconstruction",
+        "InfoNCE", "seconds", "met",
+    )  # fmt: skip
+    lines = []
+    for name, row in document["rows"].items():
+        runs = [cell for cell in document["cells"] if cell["settings"]["line"] == name]
+        above = sum(cell["probe"]["after"] > max(cell["probe"]["pixels"], cell["probe"]["before"]) for cell in runs)
+        lines.append(
+            (
+                f"`{name}`",
+                f"{row['mean']:.4f}" + ("" if row["spread"] is None else f" ± {row['spread']:.4f}"),
+                *(f"{100 * row['gain'][of]:+.2f}" for of in ("pixels", "before")),
+                f"{above} of {len(runs)}",
+                *(f"{row[term]:.2f}" for term in ("entropy", "reconstruction", "infonce")),
+                f"{min(cell['seconds'] for cell in runs):.0f}",
+                MET[row["met"]],
+            )
         )
-        for name, row in document["rows"].items()
-    ]  # fmt: skip
+    return header, lines
+
+
+def robustness(document: Document, _: str) -> Table:
+    """The table of ``mi-estimators sweep``."""
+    return document["table"]["header"], document["table"]["lines"]
+
+
+def ends(document: Document, _: str) -> Table:
+    """Where the runs of a sweep end: a line a run."""
+    header = (
+        "run", "K", "m", "accuracy", "above pixels", "above no training", "entropy", "its floor", "RankMe",
+        "uniformity", "kNN",
+    )  # fmt: skip
+    lines = []
+    for row in document["rows"]:
+        probe, last = row["probe"], row["last"]
+        lines.append(
+            (
+                f"`{row['line']}`", str(row["batch_size"]), "" if row["momentum"] is None else f"{row['momentum']:g}",
+                *(("", "", "") if probe is None else (
+                    f"{100 * probe['after']:.2f}",
+                    *(f"{100 * (probe['after'] - probe[of]):+.2f}" for of in ("pixels", "before")),
+                )),
+                *(("",) * 5 if last is None else (
+                    *(f"{last[name]:.2f}" for name in ("entropy", "entropy_floor")), f"{last['rankme']:.1f}",
+                    f"{last['uniformity']:.2f}", f"{100 * last['knn']:.1f}",
+                )),
+            )
+        )  # fmt: skip
+    return header, lines
 
 
 def halves(document: Document, _: str) -> Table:
@@ -197,6 +236,7 @@ STUDIES: dict[str, dict[str, Callable[[Document, str], Table]]] = {
     "oracles": {"errors": oracle_errors},
     "trainers": {"probes": trainers},
     "halves": {"probes": halves, "claims": claims},
+    "sweep": {"robustness": robustness, "runs": ends},
     "nonparametric-mi": {
         "agreement": agreement,
         "published": published,

@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         return 0
     rows = summary(found)
-    print(markdown_table(*tables.trainers({"rows": rows}, "")))
+    print(markdown_table(*tables.trainers({"rows": rows, "cells": found}, "")))
     if len(found) < len(settings) or arguments.only:
         return 0
     document = {
