@@ -1,5 +1,8 @@
 // The CUDA kernels of pairwise_lse, and of the operators that run its sweep, as a CPU library with C functions.
 #include "ops/pairwise_lse/cuda.cu"
+#include "ops/pairwise_lse/cuda_tensor_bf16.cu"
+#include "ops/pairwise_lse/cuda_tensor_f16.cu"
+#include "ops/pairwise_lse/cuda_tensor_f32.cu"
 #include "ops/pairwise_lse_moments/cuda.cu"
 #include "ops/plan_marginals/cuda.cu"
 #include "ops/sinkhorn_iteration/cuda.cu"

@@ -7,6 +7,8 @@
 
 namespace mi::cuda {
 
+constexpr size_t kSharedWithoutAsking = 48 * 1024;
+
 // Queues `kernel` on the stream and returns the launch's own error; the kernel itself runs later. A function rather
 // than the <<<>>> syntax, so that the same source is plain C++ to a host compiler.
 template <typename... Params, typename... Args>
@@ -17,6 +19,11 @@ cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
+  if (shared_bytes > kSharedWithoutAsking) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   return cudaLaunchKernelEx(&config, kernel, args...);
 }
 

@@ -18,6 +18,7 @@ struct alignas(16) SharedTile {
   static_assert(kPitch >= kCols);
   T data[kRows * kPitch];
 
+  static __device__ __forceinline__ int offset(int row, int col) { return row * kPitch + col; }
   __device__ __forceinline__ T& operator()(int row, int col) { return data[row * kPitch + col]; }
   __device__ __forceinline__ const T& operator()(int row, int col) const { return data[row * kPitch + col]; }
 };

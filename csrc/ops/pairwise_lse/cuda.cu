@@ -1,4 +1,5 @@
-// Pairwise log-sum-exp and its gradients on CUDA cores. kernel.h states the contract.
+// Pairwise log-sum-exp and its gradients on CUDA: dot products go to the tensor cores (cuda_tensor.cuh) where those
+// know the type; all else is done here, on CUDA cores. kernel.h states the contract.
 //
 // Maths. With q_ij = score(x_i, y_j) and s_ij = scale q_ij + bias_j, the forward pass needs sum exp(s_ij) along rows
 // and, in the same sweep, along columns. The backward pass forms
@@ -45,20 +46,45 @@
 #include "ops/pairwise_lse/cuda_backward.cuh"
 #include "ops/pairwise_lse/cuda_forward.cuh"
 #include "ops/pairwise_lse/cuda_host.cuh"
+#include "ops/pairwise_lse/cuda_tensor.h"
+#include "ops/pairwise_lse/gradient_requests.h"
 
 namespace mi {
 namespace {
 
 using namespace mi::cuda;
 
-// Calls f(TypeTag<T>, TypeTag<score>) for the element type and score at hand.
+// Calls f(TypeTag<T>, TypeTag<score>) for the element type and score at hand, of those computed here.
 template <typename F>
 auto dispatch(DType dtype, Score score, const F& f) {
+  if (score == Score::dot) {
+    return dtype == DType::f64 ? f(TypeTag<double>{}, TypeTag<Dot>{}) : f(TypeTag<float>{}, TypeTag<Dot>{});
+  }
   return with_element_type(dtype, [&](auto type) {
-    return score == Score::dot           ? f(type, TypeTag<Dot>{})
-           : score == Score::sqeuclidean ? f(type, TypeTag<SqEuclidean>{})
-                                         : f(type, TypeTag<Profile>{});
+    return score == Score::sqeuclidean ? f(type, TypeTag<SqEuclidean>{}) : f(type, TypeTag<Profile>{});
   });
+}
+
+// Whether the tensor cores take a problem: dot products of half types, and of floats that fill more than a chunk. Short
+// floats are multiplied as fast here, and a few of their TF32 products in a row can be off by more than twice float's
+// own rounding.
+bool is_for_tensor_cores(DType dtype, const PairwiseScores& pairs) {
+  constexpr int64_t kFloatsOfChunk = 32;
+  if (pairs.score != Score::dot) return false;
+  return dtype == DType::bf16 || dtype == DType::f16 || (dtype == DType::f32 && pairs.d > kFloatsOfChunk);
+}
+
+// Calls f(tensor::Kernels<T>) for the element type at hand.
+template <typename F>
+auto on_tensor_cores(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::bf16:
+      return f(tensor::Kernels<__nv_bfloat16>{});
+    case DType::f16:
+      return f(tensor::Kernels<__half>{});
+    default:
+      return f(tensor::Kernels<float>{});
+  }
 }
 
 // How the forward pass is cut. The shapes alone decide, not the device: the same bits on every machine of a kind.
@@ -122,35 +148,6 @@ cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t s
   return error;
 }
 
-// What one gradient pass is to compute.
-struct PassRequest {
-  bool as_row, as_col;
-  void* points;
-  void* bias;
-  void* scale;
-};
-
-struct PassRequests {
-  PassRequest items[2];
-  int count = 0;
-
-  void add(const PassRequest& request) { items[count++] = request; }
-};
-
-PassRequests pass_requests(const PairwiseLseBackward& args) {
-  PassRequests requests;
-  const PairwiseScores& pairs = args.pairs;
-  if (pairs.self() && args.dx != nullptr) {
-    requests.add({true, true, args.dx, args.dbias, args.dscale});
-    return requests;
-  }
-  // The bias belongs to the columns. The scale's gradient is taken along by whichever pass runs anyway.
-  const bool col_pass = args.dy != nullptr || args.dbias != nullptr || (args.dx == nullptr && args.dscale != nullptr);
-  if (args.dx != nullptr) requests.add({true, false, args.dx, nullptr, col_pass ? nullptr : args.dscale});
-  if (col_pass) requests.add({false, true, args.dy, args.dbias, args.dscale});
-  return requests;
-}
-
 struct GradGrid {
   int64_t tiles, splits;
 };
@@ -204,7 +201,7 @@ cudaError_t sum_parts(const Acc<T>* parts, int64_t count, int64_t size, const Ac
 template <typename T, typename ScoreFn>
 cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
-  const PassRequests requests = pass_requests(args);
+  const PassRequests requests(args);
   cudaError_t error = cudaSuccess;
   for (int i = 0; i < requests.count && error == cudaSuccess; ++i) {
     const PassRequest& request = requests.items[i];
@@ -232,6 +229,9 @@ cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t
 }  // namespace
 
 size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseForward& args) {
+  if (is_for_tensor_cores(dtype, args.pairs)) {
+    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
+  }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto) {
     using T = typename decltype(type)::type;
     Workspace workspace(nullptr);
@@ -241,9 +241,12 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseForward& args)
 }
 
 size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args) {
+  if (is_for_tensor_cores(dtype, args.pairs)) {
+    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
+  }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto) {
     using T = typename decltype(type)::type;
-    const PassRequests requests = pass_requests(args);
+    const PassRequests requests(args);
     size_t bytes = 16;
     for (int i = 0; i < requests.count; ++i) {
       Workspace workspace(nullptr);
@@ -257,6 +260,9 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args
 
 cudaError_t pairwise_lse_forward(DType dtype, const PairwiseLseForward& args, void* workspace, cudaStream_t stream) {
   if (!valid(args.pairs) || args.row_lse == nullptr || workspace == nullptr) return cudaErrorInvalidValue;
+  if (is_for_tensor_cores(dtype, args.pairs)) {
+    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.forward(args, workspace, stream); });
+  }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
     return forward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);
   });
@@ -266,6 +272,9 @@ cudaError_t pairwise_lse_backward(DType dtype, const PairwiseLseBackward& args, 
   const bool rows_known = args.grad_row == nullptr || args.row_lse != nullptr;
   const bool cols_known = args.grad_col == nullptr || args.col_lse != nullptr;
   if (!valid(args.pairs) || !rows_known || !cols_known || workspace == nullptr) return cudaErrorInvalidValue;
+  if (is_for_tensor_cores(dtype, args.pairs)) {
+    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.backward(args, workspace, stream); });
+  }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
     return backward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);
   });

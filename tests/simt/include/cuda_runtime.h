@@ -14,6 +14,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 // One block runs at a time, so its shared memory may be storage of the program.
 #define __shared__ static
 
@@ -22,6 +23,14 @@ struct cudaLaunchConfig_t {
   size_t dynamicSmemBytes;
   cudaStream_t stream;
 };
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+// Any kernel may have all that a block can have.
+template <typename... Params>
+cudaError_t cudaFuncSetAttribute(void (*)(Params...), cudaFuncAttribute, int bytes) {
+  return bytes >= 0 && static_cast<size_t>(bytes) <= simt::kMaxDynamicShared ? cudaSuccess : cudaErrorInvalidValue;
+}
 
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), const Args&... args) {
@@ -98,4 +107,16 @@ T atomicMax(T* address, T value) {
   const T old = *address;
   if (value > old) *address = value;
   return old;
+}
+
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
 }

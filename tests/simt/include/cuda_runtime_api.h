@@ -7,3 +7,20 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFa
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
+
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+
+namespace simt {
+// What the device says of its shared memory; tests set it to that of smaller devices.
+inline int shared_limit = 227 * 1024;
+}  // namespace simt
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = simt::shared_limit;
+  return cudaSuccess;
+}

@@ -63,6 +63,8 @@ struct Fiber {
 };
 
 struct Engine {
+  // By warp: what its lanes brought to the last operation. Nobody overwrites it before all of them have run again.
+  uint64_t gathered[kMaxThreads / kWarp][kWarp] = {};
   std::vector<std::unique_ptr<Fiber>> fibers;
   jmp_buf scheduler;
   std::function<void()> body;
@@ -174,6 +176,12 @@ inline uint64_t warp_operation(const char* op, unsigned mask, int source_lane, u
   return fiber.value;
 }
 
+// Meets all lanes of the warp, and returns what each of them brought.
+inline const uint64_t* warp_gather(const char* op, uint64_t value, Site site) {
+  warp_operation(op, 0xffffffffu, engine.current % kWarp, value, site);
+  return engine.gathered[engine.current / kWarp];
+}
+
 // ---- the scheduler
 
 inline Fiber& fiber_at(int thread) { return *engine.fibers[static_cast<size_t>(thread)]; }
@@ -193,7 +201,7 @@ inline bool release_warp(int first) {
     }
     if (!complete) continue;
     const unsigned mask = leader.mask;
-    uint64_t values[kWarp] = {};
+    uint64_t (&values)[kWarp] = engine.gathered[first / kWarp];
     for (int other = 0; other < lanes; ++other) values[other] = fiber_at(first + other).value;
     for (int other = 0; other < lanes; ++other) {
       if ((mask >> other & 1u) == 0) continue;

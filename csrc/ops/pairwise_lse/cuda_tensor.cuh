@@ -1,0 +1,354 @@
+// Pairwise log-sum-exp of dot products, and its gradients, on tensor cores. kernel.h states the contract. The files
+// cuda_tensor_*.cu instantiate this one for an element type each.
+//
+// Maths. Forward: s_ij = scale x_i.y_j + bias_j, then sums of exponentials along rows and, in the same sweep, along
+// columns. Backward: G_ij of kernel.h is formed from scores computed again, rounded to the element type (float: to two
+// TF32 numbers), and multiplied with the other side's points, so that a side's gradient is two products: the scheme of
+// flash attention with the keys for values. dscale and dbias take G before it is rounded.
+//
+// One exponential a pair. If |scale| max|x| max|y| + max|bias| <= 40, which a first kernel finds out, no exponential
+// can overflow or lose what a float holds, so the sums take e^s without a shift, rows and columns share it, and the
+// weight of a pair is one exponential times a sum of two factors. Points on a sphere at a temperature of 1/40 or more
+// are such. Otherwise rows and columns keep their own running maxima, at an exponential for each. Exponentials, not
+// products, are the dearer half of a tile of 128 coordinates: an SM of compute capability 9.0 starts 16 a clock, and
+// multiplies a pair of 128 coordinates in a tenth of a clock or less.
+//
+// Tiling. mma_tile.cuh: 256 threads, 128 rows. Forward: 128 columns at a time, 32 x 64 results a warp, chunks of 128
+// bytes a point through two stages of shared memory; the row tile stays there whole up to 512 bytes a point. Blocks are
+// strips x splits and take every so many'th tile, so that in a triangle (points paired with themselves, no bias) all
+// have their share; a tile above the diagonal gives sums for its rows and, as columns, for their partners. Backward:
+// 64 partners at a time, 32 x 32 weights a warp through shared memory into the second product; up to 512 bytes a
+// point (256 or 128 coordinates) both products read the partners from the same place, beyond that the gradient is cut
+// into slices of 512 bytes, a block each, which form the scores anew.
+//
+// Launches. Forward 3: bounds, tiles, merging. Backward 3: bounds, both sides' tiles, sums; one more each for dbias and
+// dscale; and one a side to align rows that are no multiple of 16 bytes. Nothing waits for the host, and grids depend
+// on shapes alone, so that a graph can hold them.
+//
+// Memory. Forward 48 states a point, backward one row of sums a point plus at most 264 tiles of them: O((n + m)
+// d). Shared memory: LseShared and GradShared; 99 KiB suffice but for float beyond 64 coordinates, where devices with
+// no more take cuda.cu's kernels.
+//
+// Numerics. Half types are exact in the products and accumulate in fp32; their gradients leave the tensor cores, which
+// truncate when they add, every 16,384 partners. float is three TF32 products with sums renewed every eight
+// coordinates. Weights in half are scaled by a power of two, as 1 / N^2 is below its range. No atomics; the order of
+// sums depends on shapes alone. Infinite coordinates turn off the corrections of TF32, which would make NaN of them.
+//
+// Tried and rejected: gradients of both sides from one recomputation of the scores saves a fifth of the operations, but
+// has to add up one side's sums across blocks, which without atomics is a copy of them for each; squared distances by
+// |x|^2 - 2 x.y + |y|^2 cancel for near points where those of cuda.cu, from differences, have all their digits.
+#pragma once
+
+#include <algorithm>
+
+#include "common/cuda/launch.cuh"
+#include "ops/pairwise_lse/cuda_host.cuh"
+#include "ops/pairwise_lse/cuda_tensor.h"
+#include "ops/pairwise_lse/gradient_requests.h"
+#include "ops/pairwise_lse/tensor_backward.cuh"
+#include "ops/pairwise_lse/tensor_forward.cuh"
+
+namespace mi::tensor {
+
+using namespace mi::cuda;
+
+constexpr int kStaticShared = 4 * 1024;  // of these kernels, at most
+
+inline int shared_limit() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+    return 0;
+  return bytes;
+}
+
+template <typename T>
+int64_t units_of(int64_t d) {
+  return ceil_div(d * static_cast<int64_t>(sizeof(T)), sizeof(Unit));
+}
+
+template <typename T>
+int64_t chunks_of(int64_t d) {
+  return ceil_div(units_of<T>(d), kUnits);
+}
+
+// Calls f with the form of the kernel, as integral constants, that suits so many chunks and so much shared memory.
+template <int kValue>
+using Constant = std::integral_constant<int, kValue>;
+
+template <typename T, typename F>
+auto with_lse_form(int64_t chunks, int limit, const F& f) {
+  if (chunks <= 2 && LseShared<T, 2>::kBytes + kStaticShared <= limit) return f(Constant<2>{});
+  if (chunks <= 4 && LseShared<T, 4>::kBytes + kStaticShared <= limit) return f(Constant<4>{});
+  return f(Constant<0>{});
+}
+
+template <typename T, typename F>
+auto with_grad_form(int64_t chunks, int limit, const F& f) {
+  if (chunks <= 2) return f(std::true_type{}, Constant<2>{});
+  if (chunks <= 4 && GradShared<T, true, 4>::kBytes + kStaticShared <= limit) return f(std::true_type{}, Constant<4>{});
+  return f(std::false_type{}, Constant<4>{});
+}
+
+// Rows as the kernels read them: where they are, or a copy with rows of whole units.
+template <typename T>
+struct AlignedPoints {
+  MmaPoints points;
+  const T* source;
+  T* copy = nullptr;
+
+  bool copied = false;
+
+  AlignedPoints(const void* data, int64_t count, int64_t d, Workspace& workspace)
+      : points{static_cast<const Unit*>(data), count, units_of<T>(d)}, source(static_cast<const T*>(data)) {
+    if (d * sizeof(T) % sizeof(Unit) == 0 && reinterpret_cast<uintptr_t>(data) % sizeof(Unit) == 0) return;
+    copy = reinterpret_cast<T*>(workspace.take<Unit>(count * points.width));
+    points.units = reinterpret_cast<const Unit*>(copy);
+    copied = true;
+  }
+
+  cudaError_t align(int64_t d, cudaStream_t stream) const {
+    if (!copied) return cudaSuccess;
+    const int64_t pitch = points.width * static_cast<int64_t>(sizeof(Unit) / sizeof(T));
+    return launch(align_kernel<T>, dim3(blocks_for(points.count * pitch)), dim3(kThreads), 0, stream, source,
+                  points.count, d, pitch, copy);
+  }
+};
+
+// Both sides, aligned, and the bounds.
+template <typename T>
+struct Operands {
+  AlignedPoints<T> x, y;
+  BoundsPass bounds;
+
+  Operands(const PairwiseScores& pairs, Workspace& workspace)
+      : x(pairs.x, pairs.n, pairs.d, workspace),
+        y(pairs.self() ? x : AlignedPoints<T>(pairs.y, pairs.m, pairs.d, workspace)) {
+    bounds = {};
+    bounds.x = pairs.x;
+    bounds.y = pairs.y;
+    bounds.n = pairs.n;
+    bounds.m = pairs.m;
+    bounds.d = pairs.d;
+    bounds.bias[0] = static_cast<const float*>(pairs.bias);
+    bounds.parts = workspace.take<PairBounds>(kBoundBlocks);
+  }
+
+  cudaError_t prepare(bool self, cudaStream_t stream) const {
+    cudaError_t error = x.align(bounds.d, stream);
+    if (error == cudaSuccess && !self) error = y.align(bounds.d, stream);
+    if (error != cudaSuccess) return error;
+    return launch(bounds_kernel<T>, dim3(kBoundBlocks), dim3(kThreads), 0, stream, bounds);
+  }
+};
+
+// ---- forward
+
+template <typename T>
+struct ForwardPlan {
+  Operands<T> operands;
+  TensorLsePass pass{};
+  int64_t strips, splits;
+
+  ForwardPlan(const PairwiseLseForward& args, Workspace& workspace) : operands(args.pairs, workspace) {
+    // Together as many as a large GPU holds at a time, two to an SM.
+    constexpr int64_t kStrips = 16, kSplits = 16, kBlocks = kStrips * kSplits;
+    const PairwiseScores& pairs = args.pairs;
+    const int64_t row_tiles = ceil_div(pairs.n, kLseRows), col_tiles = ceil_div(pairs.m, kLseCols);
+    // The shorter side leaves blocks over for the longer one.
+    const int64_t few_strips = std::min(row_tiles, kStrips), few_splits = std::min(col_tiles, kSplits);
+    strips = std::min(row_tiles, kBlocks / few_splits);
+    splits = std::min(col_tiles, kBlocks / few_strips);
+    operands.bounds.bias[1] = static_cast<const float*>(args.row_bias);
+    pass.x = operands.x.points;
+    pass.y = operands.y.points;
+    pass.scale = static_cast<const float*>(pairs.scale);
+    pass.bias = static_cast<const float*>(pairs.bias);
+    pass.row_bias = static_cast<const float*>(args.row_bias);
+    pass.row_groups = pairs.row_groups;
+    pass.col_groups = pairs.col_groups;
+    pass.bounds = operands.bounds.parts;
+    pass.exclude_diagonal = pairs.exclude_diagonal;
+    pass.triangle = pairs.self() && pairs.bias == nullptr && args.row_bias == nullptr;
+    pass.row_parts = workspace.take<LseState<float>>(splits * kColWarps * pairs.n);
+    if (pass.triangle || args.col_lse != nullptr) {
+      pass.col_parts = workspace.take<LseState<float>>(strips * pairs.m);
+    }
+  }
+
+  MergeJobs<float> jobs(const PairwiseLseForward& args, int& count) const {
+    auto* const row_lse = static_cast<float*>(args.row_lse);
+    auto* const col_lse = static_cast<float*>(args.col_lse);
+    MergeJobs<float> jobs{};
+    jobs.of[0] = {{pass.row_parts, nullptr}, {splits * kColWarps, 0}, pass.x.count, row_lse, nullptr};
+    count = 1;
+    if (pass.triangle) {
+      jobs.of[0].parts[1] = pass.col_parts;
+      jobs.of[0].counts[1] = strips;
+      jobs.of[0].copy = col_lse;
+    } else if (col_lse != nullptr) {
+      jobs.of[1] = {{pass.col_parts, nullptr}, {strips, 0}, pass.y.count, col_lse, nullptr};
+      count = 2;
+    }
+    return jobs;
+  }
+};
+
+template <typename T>
+size_t Kernels<T>::workspace_bytes(const PairwiseLseForward& args) {
+  Workspace workspace(nullptr);
+  ForwardPlan<T>(args, workspace);
+  return workspace.used();
+}
+
+template <typename T>
+cudaError_t Kernels<T>::forward(const PairwiseLseForward& args, void* memory, cudaStream_t stream) {
+  Workspace workspace(memory);
+  const ForwardPlan<T> plan(args, workspace);
+  cudaError_t error = plan.operands.prepare(args.pairs.self(), stream);
+  if (error != cudaSuccess) return error;
+  error = with_lse_form<T>(chunks_of<T>(args.pairs.d), shared_limit(), [&](auto chunks) {
+    constexpr int kChunks = decltype(chunks)::value;
+    return launch(tensor_lse_kernel<T, kChunks>,
+                  dim3(static_cast<unsigned>(plan.strips), static_cast<unsigned>(plan.splits)), dim3(kThreads),
+                  LseShared<T, kChunks>::kBytes, stream, plan.pass);
+  });
+  if (error != cudaSuccess) return error;
+  int count = 0;
+  const MergeJobs<float> jobs = plan.jobs(args, count);
+  return launch(merge_jobs_kernel<float>,
+                dim3(blocks_for(std::max(args.pairs.n, args.pairs.m)), static_cast<unsigned>(count)), dim3(kThreads), 0,
+                stream, jobs);
+}
+
+// ---- backward
+
+template <typename T>
+struct BackwardPlan {
+  PassRequests requests;
+  Operands<T> operands;
+  TensorGradPasses passes{};
+  int64_t tiles = 0;
+
+  BackwardPlan(const PairwiseLseBackward& args, int64_t slices, Workspace& workspace)
+      : requests(args), operands(args.pairs, workspace) {
+    // About two for each SM of a large GPU; a constant, so that it cannot change the bits.
+    constexpr int64_t kBlocks = 264;
+    const PairwiseScores& pairs = args.pairs;
+    operands.bounds.gradients[0] = static_cast<const float*>(args.grad_row);
+    operands.bounds.gradients[1] = static_cast<const float*>(args.grad_col);
+
+    TensorSide x{}, y{};
+    x.points = operands.x.points;
+    x.groups = pairs.row_groups;
+    x.row_grad = static_cast<const float*>(args.grad_row);
+    x.row_lse = static_cast<const float*>(args.row_lse);
+    y.points = operands.y.points;
+    y.groups = pairs.col_groups;
+    y.col_grad = static_cast<const float*>(args.grad_col);
+    y.col_lse = static_cast<const float*>(args.col_lse);
+    y.bias = static_cast<const float*>(pairs.bias);
+    if (pairs.self()) {
+      x.col_grad = y.col_grad;
+      x.col_lse = y.col_lse;
+      x.bias = y.bias;
+      y = x;
+    }
+
+    passes.scale = static_cast<const float*>(pairs.scale);
+    passes.bounds = operands.bounds.parts;
+    passes.d = pairs.d;
+    passes.slices = static_cast<int>(slices);
+    passes.exclude_diagonal = pairs.exclude_diagonal;
+    int64_t blocks = 0, most = kBlocks;
+    for (int i = 0; i < requests.count; ++i) {
+      const bool of_rows = requests.items[i].as_row;
+      const int64_t own = of_rows ? pairs.n : pairs.m, other = of_rows ? pairs.m : pairs.n;
+      tiles = std::max(tiles, ceil_div(own, kGradRows));
+      blocks += ceil_div(own, kGradRows) * slices;
+      most = std::min(most, ceil_div(other, kGradCols));
+    }
+    passes.splits = static_cast<int>(std::min(ceil_div(kBlocks, std::max<int64_t>(blocks, 1)), most));
+    for (int i = 0; i < requests.count; ++i) {
+      const PassRequest& request = requests.items[i];
+      TensorGradPass& pass = passes.of[i];
+      pass.own = request.as_row ? x : y;
+      pass.other = request.as_row ? y : x;
+      pass.as_row = request.as_row;
+      pass.as_col = request.as_col;
+      const int64_t own = pass.own.points.count;
+      if (request.points != nullptr) pass.point_parts = workspace.take<float>(passes.splits * own * pairs.d);
+      if (request.bias != nullptr) pass.bias_parts = workspace.take<float>(passes.splits * kColWarps * own);
+      if (request.scale != nullptr) {
+        pass.scale_parts = workspace.take<double>(passes.splits * ceil_div(own, kGradRows));
+      }
+    }
+  }
+
+  cudaError_t finish(int64_t d, cudaStream_t stream) const {
+    FinishJobs<T> jobs{};
+    jobs.scale = passes.scale;
+    int count = 0;
+    int64_t largest = 0;
+    for (int i = 0; i < requests.count; ++i) {
+      if (requests.items[i].points == nullptr) continue;
+      const int64_t size = passes.of[i].own.points.count * d;
+      jobs.of[count++] = {passes.of[i].point_parts, passes.splits, size, static_cast<T*>(requests.items[i].points)};
+      largest = std::max(largest, size);
+    }
+    cudaError_t error = cudaSuccess;
+    if (count > 0) {
+      error = launch(finish_gradients_kernel<T>, dim3(blocks_for(largest), static_cast<unsigned>(count)),
+                     dim3(kThreads), 0, stream, jobs);
+    }
+    for (int i = 0; i < requests.count && error == cudaSuccess; ++i) {
+      const PassRequest& request = requests.items[i];
+      const TensorGradPass& pass = passes.of[i];
+      const int64_t own = pass.own.points.count;
+      if (request.bias != nullptr) {
+        error = launch(sum_parts_kernel<float>, dim3(blocks_for(own)), dim3(kThreads), 0, stream, pass.bias_parts,
+                       passes.splits * kColWarps, own, nullptr, 1, static_cast<float*>(request.bias));
+      }
+      if (error == cudaSuccess && request.scale != nullptr) {
+        error = launch(sum_scale_kernel<float>, dim3(1), dim3(kThreads), 0, stream, pass.scale_parts,
+                       passes.splits * ceil_div(own, kGradRows), 1, static_cast<float*>(request.scale));
+      }
+    }
+    return error;
+  }
+};
+
+template <typename T>
+int64_t slices_of(int64_t d, int limit) {
+  return with_grad_form<T>(chunks_of<T>(d), limit, [&](auto resident, auto chunks) {
+    return resident ? int64_t{1} : ceil_div(chunks_of<T>(d), decltype(chunks)::value);
+  });
+}
+
+template <typename T>
+size_t Kernels<T>::workspace_bytes(const PairwiseLseBackward& args) {
+  Workspace workspace(nullptr);
+  BackwardPlan<T>(args, slices_of<T>(args.pairs.d, shared_limit()), workspace);
+  return workspace.used();
+}
+
+template <typename T>
+cudaError_t Kernels<T>::backward(const PairwiseLseBackward& args, void* memory, cudaStream_t stream) {
+  const int limit = shared_limit();
+  Workspace workspace(memory);
+  const BackwardPlan<T> plan(args, slices_of<T>(args.pairs.d, limit), workspace);
+  if (plan.requests.count == 0) return cudaSuccess;
+  cudaError_t error = plan.operands.prepare(args.pairs.self(), stream);
+  if (error != cudaSuccess) return error;
+  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.passes.splits * plan.passes.slices),
+                  static_cast<unsigned>(plan.requests.count));
+  error = with_grad_form<T>(chunks_of<T>(args.pairs.d), limit, [&](auto resident, auto chunks) {
+    constexpr bool kResident = decltype(resident)::value;
+    constexpr int kChunks = decltype(chunks)::value;
+    return launch(tensor_gradient_kernel<T, kResident, kChunks>, grid, dim3(kGradThreads),
+                  GradShared<T, kResident, kChunks>::kBytes, stream, plan.passes);
+  });
+  return error != cudaSuccess ? error : plan.finish(args.pairs.d, stream);
+}
+
+}  // namespace mi::tensor

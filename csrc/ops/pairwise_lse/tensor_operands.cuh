@@ -1,0 +1,135 @@
+// What the tensor-core kernels need of their operands before they begin: rows aligned to 16 bytes, and bounds of all
+// scores and gradients.
+#pragma once
+
+#include "common/cuda/mma_tile.cuh"
+#include "common/cuda/reduce.cuh"
+
+namespace mi::cuda {
+
+// Largest values over all points: squared norms of both sides, |bias| (where it is not -inf, which only leaves pairs
+// out) of both sides, and |gradient| of both log-sum-exps. NaN is passed over: it shows in the results by itself.
+struct PairBounds {
+  float x, y, col_bias, row_bias, gradient;
+};
+
+constexpr int kBoundBlocks = 64;
+// |s| up to which exponentials are taken without a shift: a sum of 10^7 of e^40 and a weight of e^-40 / 10^7 are
+// normal floats.
+constexpr float kShiftFree = 40.0f;
+
+struct BoundsPass {
+  const void* x;
+  const void* y;  // null: as x
+  int64_t n, m, d;
+  const float* bias[2];       // of the columns, of the rows; each [m] or [n], or null
+  const float* gradients[2];  // of the rows, of the columns; each [n] or [m], or null
+  PairBounds* parts;          // [kBoundBlocks]
+};
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) v = fmaxf(v, __shfl_xor_sync(kFullWarp, v, offset));
+  return v;
+}
+
+template <typename T>
+__device__ __forceinline__ float largest_norm(const T* points, int64_t n, int64_t d) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  float largest = 0.0f;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + warp; i < n; i += kBoundBlocks * kWarps) {
+    float sum = 0.0f;
+    for (int64_t k = lane; k < d; k += kWarpSize) {
+      const float v = widen(points[i * d + k]);
+      sum = fmaf(v, v, sum);
+    }
+#pragma unroll
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
+    largest = fmaxf(largest, sum);
+  }
+  return largest;
+}
+
+__device__ __forceinline__ float largest_size(const float* values, int64_t n) {
+  float largest = 0.0f;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; values != nullptr && i < n;
+       i += kBoundBlocks * kThreads) {
+    if (values[i] != -infinity<float>()) largest = fmaxf(largest, fabsf(values[i]));
+  }
+  return largest;
+}
+
+// Grid: kBoundBlocks.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) bounds_kernel(BoundsPass p) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  __shared__ SharedTile<float, 5, kWarps> found;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const float x = largest_norm(static_cast<const T*>(p.x), p.n, p.d);
+  const float y = p.y == nullptr ? x : largest_norm(static_cast<const T*>(p.y), p.m, p.d);
+  const float col_bias = warp_max(largest_size(p.bias[0], p.m)), row_bias = warp_max(largest_size(p.bias[1], p.n));
+  const float gradient = warp_max(fmaxf(largest_size(p.gradients[0], p.n), largest_size(p.gradients[1], p.m)));
+  if (lane == 0) {
+    found(0, warp) = x;
+    found(1, warp) = y;
+    found(2, warp) = col_bias;
+    found(3, warp) = row_bias;
+    found(4, warp) = gradient;
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  float largest[5] = {};
+#pragma unroll
+  for (int i = 0; i < 5; ++i) {
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) largest[i] = fmaxf(largest[i], found(i, w));
+  }
+  p.parts[blockIdx.x] = {largest[0], largest[1], largest[2], largest[3], largest[4]};
+}
+
+// The bounds of all blocks. All lanes of a warp must call it.
+__device__ __forceinline__ PairBounds gather_bounds(const PairBounds* parts) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  static_assert(kBoundBlocks == 2 * kWarpSize);
+  const PairBounds a = parts[lane], b = parts[lane + kWarpSize];
+  return {warp_max(fmaxf(a.x, b.x)), warp_max(fmaxf(a.y, b.y)), warp_max(fmaxf(a.col_bias, b.col_bias)),
+          warp_max(fmaxf(a.row_bias, b.row_bias)), warp_max(fmaxf(a.gradient, b.gradient))};
+}
+
+// Whether no score can pass kShiftFree, by the inequality of Cauchy and Schwarz, with room for rounding.
+__device__ __forceinline__ bool is_shift_free(const PairBounds& bounds, float scale) {
+  return 1.0001f * fabsf(scale) * sqrtf(bounds.x) * sqrtf(bounds.y) + bounds.col_bias + bounds.row_bias <= kShiftFree;
+}
+
+// From a product to a score, in units of log2 where it needs no shift. The float nearest to scale log2(e) is off by as
+// much, in proportion, as float's own rounding, and off for all pairs alike: float products take the rest of it too.
+template <typename T>
+struct ScoreFactor {
+  float high, low;
+
+  __device__ __forceinline__ ScoreFactor(float scale, bool shift_free) {
+    constexpr float kRest = 1.92596299112661746887e-8f;  // of log2(e)
+    high = shift_free ? scale * kLog2E : scale;
+    low = shift_free ? fmaf(scale, kRest, fmaf(scale, kLog2E, -high)) : 0.0f;
+  }
+
+  __device__ __forceinline__ float operator()(float q, float bias) const {
+    return fmaf(high, q, kIsFloat<T> ? fmaf(low, q, bias) : bias);
+  }
+};
+
+__device__ __forceinline__ bool is_finite(const PairBounds& bounds) {
+  return bounds.x < infinity<float>() && bounds.y < infinity<float>();
+}
+
+// Rows of d elements as rows of whole units. A thread writes one element.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) align_kernel(const T* points, int64_t n, int64_t d, int64_t pitch, T* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n * pitch) return;
+  const int64_t row = i / pitch, k = i % pitch;
+  out[i] = k < d ? points[row * d + k] : narrow<T>(0.0f);
+}
+
+}  // namespace mi::cuda
