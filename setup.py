@@ -291,8 +291,8 @@ class NativeBuild(build_ext):
         )
         objects: list[str | Path] = []
         objects.append(ninja.build("schemas.o", "cxx", [CSRC / "schemas.cpp"], flags=quote(schema_flags())))
-        for source in sorted(CSRC.glob("ops/*/cuda.cu")):
-            objects.append(ninja.build(f"{source.parent.name}_kernels.o", "nvcc", [source]))
+        for source in sorted(CSRC.glob("ops/*/cuda*.cu")):
+            objects.append(ninja.build(f"{source.parent.name}_{source.stem}.o", "nvcc", [source]))
         for source in sorted(CSRC.glob("ops/*/bind_cuda.cpp")):
             objects.append(ninja.build(f"{source.parent.name}_binding.o", "cxx", [source], flags=quote(binding)))
         # The library needs libtorch_cuda.so by name, also when it is built beside a torch without CUDA: an empty

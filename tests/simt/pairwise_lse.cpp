@@ -49,6 +49,8 @@ int iteration(int dtype, const mi::SinkhornIteration* args, void* workspace) {
   return mi::sinkhorn_iteration(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
 }
 
+void set_shared_limit(int bytes) { simt::shared_limit = bytes; }
+
 const char* last_error() { return simt::last_error().c_str(); }
 
 void set_schedule(int reversed) { simt::set_schedule(reversed != 0); }

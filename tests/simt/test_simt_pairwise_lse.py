@@ -88,6 +88,7 @@ class Problem:
     spread: float = 1.0
     offset: float = 0.0
     seed: int = 0
+    in_place: bool = False  # x is read where it is, without a guard
     wanted: frozenset[str] = frozenset({"dx", "dy", "dscale", "dbias"})
     x: torch.Tensor = field(init=False)
     y: torch.Tensor = field(init=False)
@@ -144,7 +145,7 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
 
     code = CODES[problem.dtype]
     acc = problem.accumulation
-    x = give("x", problem.x)
+    x = problem.x.data_ptr() if problem.in_place else give("x", problem.x)
     y = None if problem.self_mode else give("y", problem.y)
     scale = give("scale", torch.tensor([problem.scale], dtype=acc))
     bias = give("bias", problem.bias)
@@ -317,7 +318,7 @@ def test_shapes(kernels: ctypes.CDLL, n: int, m: int, dtype: str, score: str) ->
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 8, 64, 129, 256])
+@pytest.mark.parametrize("d", [1, 8, 17, 64, 128, 129, 256, 512, 768])
 def test_dimensions(kernels: ctypes.CDLL, d: int, dtype: str, score: str) -> None:
     check(kernels, Problem(33, 66, d, dtype, score))
 

@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_chunk(ChunkTile<kTileRows>& tile, int tile_
                                            int64_t first, int64_t chunk) {
   const int unit = static_cast<int>(threadIdx.x) % kUnits, start = static_cast<int>(threadIdx.x) / kUnits;
   const int left = chunk * kUnits + unit < points.width ? points_left<kRows>(first, points.count) : 0;
-#pragma unroll 2
+#pragma unroll 1
   for (int step = 0; step < kRows; step += kBlockThreads / kUnits) {
     const int row = start + step;
     const bool exists = row < left;
@@ -68,23 +68,49 @@ __device__ __forceinline__ void load_chunk(ChunkTile<kTileRows>& tile, int tile_
   }
 }
 
+// The least and the greatest group of some consecutive points. Tiles whose ranges do not meet have no pair of one
+// group: all but a few, where groups follow the order of the points.
+struct GroupRange {
+  int64_t least, greatest;
+
+  __device__ __forceinline__ bool meets(const GroupRange& other) const {
+    return least <= other.greatest && other.least <= greatest;
+  }
+};
+
+// The groups of the points of one side, or nulls.
+struct Groups {
+  const int64_t* of_points;
+  const GroupRange* ranges;  // of every 64 points
+};
+
 // Which pairs of a tile do not count, in coordinates of the tile.
 struct TileMask {
   int rows, cols;  // that exist
   int diagonal;    // the pair (r, c) is on the diagonal if c - r is this; out of the tile's reach if none is left out
-  const int64_t* row_groups;  // of the tile's first row; or null
+  const int64_t* row_groups;  // of the tile's first row; null where no groups are equal
   const int64_t* col_groups;
   bool any;
 
-  __device__ __forceinline__ TileMask(int64_t row0, int64_t n, int max_rows, int64_t col0, int64_t m, int max_cols,
-                                      bool exclude_diagonal, const int64_t* row_groups_, const int64_t* col_groups_)
+  // A tile of max_rows rows from row0 on, which is a multiple of them, and likewise of columns.
+  __device__ __forceinline__ TileMask(int64_t row0, int64_t n, int max_rows, const Groups& of_rows, int64_t col0,
+                                      int64_t m, int max_cols, const Groups& of_cols, bool exclude_diagonal)
       : rows(n - row0 < max_rows ? static_cast<int>(n - row0) : max_rows),
         cols(m - col0 < max_cols ? static_cast<int>(m - col0) : max_cols),
         diagonal(max_cols),
-        row_groups(row_groups_ != nullptr ? row_groups_ + row0 : nullptr),
-        col_groups(row_groups_ != nullptr ? col_groups_ + col0 : nullptr) {
+        row_groups(nullptr),
+        col_groups(nullptr) {
     const int64_t offset = row0 - col0;
     if (exclude_diagonal && -max_rows < offset && offset < max_cols) diagonal = static_cast<int>(offset);
+    if (of_rows.of_points != nullptr) {
+      bool meet = false;
+      for (int r = 0; r < rows; r += 64)
+        meet = meet || of_rows.ranges[(row0 + r) / 64].meets(of_cols.ranges[col0 / 64]);
+      if (meet) {
+        row_groups = of_rows.of_points + row0;
+        col_groups = of_cols.of_points + col0;
+      }
+    }
     any = rows < max_rows || cols < max_cols || diagonal < max_cols || row_groups != nullptr;
   }
 
@@ -95,15 +121,11 @@ struct TileMask {
 
   // Bit 4 i + r for the results of a thread in row `row` + 8 r, and column i / 2 * 8 + i % 2 from `col` on. As bits,
   // found by a loop: unrolled over the registers of the results it would take as many again.
-  template <int kColumns>
-  __device__ __forceinline__ uint64_t bits(int row, int col) const {
-    uint64_t bits = 0;
+  __device__ __forceinline__ uint32_t bits(int row, int col) const {
+    uint32_t bits = 0;
 #pragma unroll 1
-    for (int i = 0; any && i < kColumns; ++i) {
-#pragma unroll 1
-      for (int r = 0; r < 4; ++r) {
-        bits |= static_cast<uint64_t>((*this)(row + 8 * r, col + i / 2 * 8 + i % 2)) << (4 * i + r);
-      }
+    for (int k = 0; any && k < 32; ++k) {
+      if ((*this)(row + k % 4 * 8, col + k / 8 * 8 + k / 4 % 2)) bits |= 1u << k;
     }
     return bits;
   }
@@ -117,6 +139,18 @@ __device__ __forceinline__ void clear_sums(float (&sums)[2][kTiles][4]) {
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[m][n][i] = 0.0f;
+    }
+  }
+}
+
+template <int kTiles>
+__device__ __forceinline__ void add_sums(float (&sums)[2][kTiles][4], const float (&more)[2][kTiles][4]) {
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] += more[m][n][i];
     }
   }
 }
@@ -189,7 +223,7 @@ template <typename T, int kTiles, int kRowTile, int kColTile>
 __device__ __forceinline__ void add_scores(float (&q)[2][kTiles][4], ChunkTile<kRowTile>& rows, int row,
                                            ChunkTile<kColTile>& cols, int col, int steps, bool corrected,
                                            const MmaThread& thread) {
-#pragma unroll(kIsFloat<T> ? 1 : 4)
+#pragma unroll(kIsFloat<T> ? 1 : 2)
   for (int step = 0; step < kUnits / 2; ++step) {
     if (step >= steps) break;
     RowFragments<T> a;
@@ -203,6 +237,22 @@ __device__ __forceinline__ void add_scores(float (&q)[2][kTiles][4], ChunkTile<k
       a.multiply(q[0][n], q[1][n], b0, corrected);
       a.multiply(q[0][n + 1], q[1][n + 1], b1, corrected);
     }
+  }
+}
+
+// The same of a whole chunk, where many follow one another. Tensor cores truncate when they add, so long sums are made
+// of sums of a chunk each.
+template <typename T, int kTiles, int kRowTile, int kColTile>
+__device__ __forceinline__ void add_chunk_scores(float (&q)[2][kTiles][4], ChunkTile<kRowTile>& rows, int row,
+                                                 ChunkTile<kColTile>& cols, int col, bool corrected,
+                                                 const MmaThread& thread) {
+  if constexpr (kIsFloat<T>) {  // as short as can be already
+    add_scores<T>(q, rows, row, cols, col, kUnits / 2, corrected, thread);
+  } else {
+    float part[2][kTiles][4];
+    clear_sums(part);
+    add_scores<T>(part, rows, row, cols, col, kUnits / 2, corrected, thread);
+    add_sums(q, part);
   }
 }
 

@@ -13,21 +13,23 @@
 // products, are the dearer half of a tile of 128 coordinates: an SM of compute capability 9.0 starts 16 a clock, and
 // multiplies a pair of 128 coordinates in a tenth of a clock or less.
 //
-// Tiling. mma_tile.cuh: 256 threads, 128 rows. Forward: 128 columns at a time, 32 x 64 results a warp, chunks of 128
-// bytes a point through two stages of shared memory; the row tile stays there whole up to 512 bytes a point. Blocks are
-// strips x splits and take every so many'th tile, so that in a triangle (points paired with themselves, no bias) all
-// have their share; a tile above the diagonal gives sums for its rows and, as columns, for their partners. Backward:
-// 64 partners at a time, 32 x 32 weights a warp through shared memory into the second product; up to 512 bytes a
-// point (256 or 128 coordinates) both products read the partners from the same place, beyond that the gradient is cut
-// into slices of 512 bytes, a block each, which form the scores anew.
+// Tiling. mma_tile.cuh has the warps and chunks. Forward: 256 threads, 128 rows, 64 columns at a time, 32 x 32 results
+// a warp. Chunks of the columns pass through a ring of four in shared memory, three ahead of the products; the row tile
+// stays there whole up to 512 bytes a point, beyond that its chunks pass too. Blocks are strips x splits and take every
+// so many'th tile, so that in a triangle (points paired with themselves, no bias) all have their share; a tile above
+// the diagonal gives sums for its rows and, as columns, for their partners. Backward: 128 threads, 64 points and 64
+// partners at a time, 32 x 32 weights a warp through shared memory into the second product; up to 512 bytes a point
+// (256 coordinates of half types, 128 floats) both products read the partners from the same place, beyond that the
+// gradient is cut into slices of 512 bytes, a block each, which form the scores anew. Two blocks or more fit on an SM,
+// so that one multiplies while another takes exponentials. Which pairs are left out is looked at pair by pair only in
+// tiles that can have some: at the ragged edge, on the diagonal, and where the groups of both sides meet.
 //
 // Launches. Forward 3: bounds, tiles, merging. Backward 3: bounds, both sides' tiles, sums; one more each for dbias and
 // dscale; and one a side to align rows that are no multiple of 16 bytes. Nothing waits for the host, and grids depend
 // on shapes alone, so that a graph can hold them.
 //
-// Memory. Forward 48 states a point, backward one row of sums a point plus at most 264 tiles of them: O((n + m)
-// d). Shared memory: LseShared and GradShared; 99 KiB suffice but for float beyond 64 coordinates, where devices with
-// no more take cuda.cu's kernels.
+// Memory. Forward 48 states a point, backward one row of sums a point and pass, plus at most 264 tiles of them: O((n +
+// m) d). Shared memory: LseShared and GradShared, 99 KiB or less in one of their forms.
 //
 // Numerics. Half types are exact in the products and accumulate in fp32; their gradients leave the tensor cores, which
 // truncate when they add, every 16,384 partners. float is three TF32 products with sums renewed every eight
@@ -52,7 +54,7 @@ namespace mi::tensor {
 
 using namespace mi::cuda;
 
-constexpr int kStaticShared = 4 * 1024;  // of these kernels, at most
+constexpr int kStaticShared = 7 * 1024;  // of these kernels, at most
 
 inline int shared_limit() {
   int device = 0, bytes = 0;
@@ -120,6 +122,7 @@ template <typename T>
 struct Operands {
   AlignedPoints<T> x, y;
   BoundsPass bounds;
+  Groups row_groups{}, col_groups{};
 
   Operands(const PairwiseScores& pairs, Workspace& workspace)
       : x(pairs.x, pairs.n, pairs.d, workspace),
@@ -132,6 +135,14 @@ struct Operands {
     bounds.d = pairs.d;
     bounds.bias[0] = static_cast<const float*>(pairs.bias);
     bounds.parts = workspace.take<PairBounds>(kBoundBlocks);
+    if (pairs.row_groups == nullptr) return;
+    bounds.groups[0] = pairs.row_groups;
+    bounds.ranges[0] = workspace.take<GroupRange>(ceil_div(pairs.n, kRangePoints));
+    row_groups = col_groups = {pairs.row_groups, bounds.ranges[0]};
+    if (pairs.self()) return;
+    bounds.groups[1] = pairs.col_groups;
+    bounds.ranges[1] = workspace.take<GroupRange>(ceil_div(pairs.m, kRangePoints));
+    col_groups = {pairs.col_groups, bounds.ranges[1]};
   }
 
   cudaError_t prepare(bool self, cudaStream_t stream) const {
@@ -165,8 +176,8 @@ struct ForwardPlan {
     pass.scale = static_cast<const float*>(pairs.scale);
     pass.bias = static_cast<const float*>(pairs.bias);
     pass.row_bias = static_cast<const float*>(args.row_bias);
-    pass.row_groups = pairs.row_groups;
-    pass.col_groups = pairs.col_groups;
+    pass.row_groups = operands.row_groups;
+    pass.col_groups = operands.col_groups;
     pass.bounds = operands.bounds.parts;
     pass.exclude_diagonal = pairs.exclude_diagonal;
     pass.triangle = pairs.self() && pairs.bias == nullptr && args.row_bias == nullptr;
@@ -240,11 +251,11 @@ struct BackwardPlan {
 
     TensorSide x{}, y{};
     x.points = operands.x.points;
-    x.groups = pairs.row_groups;
+    x.groups = operands.row_groups;
     x.row_grad = static_cast<const float*>(args.grad_row);
     x.row_lse = static_cast<const float*>(args.row_lse);
     y.points = operands.y.points;
-    y.groups = pairs.col_groups;
+    y.groups = operands.col_groups;
     y.col_grad = static_cast<const float*>(args.grad_col);
     y.col_lse = static_cast<const float*>(args.col_lse);
     y.bias = static_cast<const float*>(pairs.bias);

@@ -15,7 +15,7 @@ namespace mi::cuda {
 // One side of the pairs: the values of its points, for both roles that a point can have.
 struct TensorSide {
   MmaPoints points;
-  const int64_t* groups;  // null on both sides or on none
+  Groups groups;
   const float* row_grad;  // gradient of the row's log-sum-exp, or null; and so on
   const float* row_lse;
   const float* col_grad;
@@ -141,7 +141,8 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   auto& weights = dynamic_shared<WeightTile<T>>(Shared::kWeights);
   __shared__ SharedTile<PointRoles, 1, kGradRows> own_roles;
   __shared__ SharedTile<PointRoles, 2, kGradCols> other_roles;
-  __shared__ SharedTile<float, 4, kGradThreads> bias_sums;  // a thread's own; registers are all taken
+  __shared__ SharedTile<float, 4, kGradThreads> bias_sums;  // a thread's own, as the next: registers are all taken
+  __shared__ SharedTile<double, 1, kGradThreads> scale_sums;
   __shared__ SharedTile<double, 1, kGradThreads / kWarpSize> warp_sums;
 
   const TensorGradPass& p = passes.of[blockIdx.z];
@@ -157,7 +158,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   const float scale = *passes.scale;
   const bool shift_free = is_shift_free(bounds, scale), corrected = is_finite(bounds);
   const ScoreFactor<T> factor(scale, shift_free);
-  const float weight_factor = weight_unit<T>(bounds.gradient), from_weights = 1.0f / weight_factor;
+  const float weight_factor = weight_unit<T>(bounds.gradient);
   const int chunks = own_points.chunks();
   const int first_chunk = slice * kChunks;
   const bool as_row = p.as_row, as_col = p.as_col;
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   if (column < kGradRows) own_roles(0, column) = point_roles(p.own, as_row, as_col, own0 + column, shift_free);
 #pragma unroll
   for (int r = 0; r < 4; ++r) bias_sums(r, column) = 0.0f;
-  double scale_sum = 0;
+  scale_sums(0, column) = 0;
   float out[2][kOutTiles][4];
   clear_sums(out);
 
@@ -177,6 +178,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   };
   // Adds the sums to those of this block's part, and begins anew.
   const auto flush = [&](bool written) {
+    const float from_weights = 1.0f / weight_factor;
     // One offset in memory, and small ones from there.
     const int64_t first_column =
         static_cast<int64_t>(first_chunk) * kChunkColumns + thread.warp_col * kOutTiles * 8 + 2 * thread.t;
@@ -260,16 +262,15 @@ __global__ void __launch_bounds__(kGradThreads, 2)
                                               same_tile ? other0 : other0 + kGradCols, next_chunk);
         }
         copy_commit();
-        add_scores<T>(q, own_tile, stage * kGradRows + thread.warp_row * kWarpRows, other_tile,
-                      stage * kGradCols + thread.warp_col * 32, own_points.steps(c), corrected, thread);
+        add_chunk_scores<T>(q, own_tile, stage * kGradRows + thread.warp_row * kWarpRows, other_tile,
+                            stage * kGradCols + thread.warp_col * 32, corrected, thread);
         stage ^= 1;
       }
     }
 
-    const TileMask mask(own0, own_points.count, kGradRows, other0, other_points.count, kGradCols,
-                        passes.exclude_diagonal, p.own.groups, p.other.groups);
-    const auto left_out = static_cast<uint32_t>(
-        mask.bits<8>(thread.warp_row * kWarpRows + thread.g, thread.warp_col * 32 + 2 * thread.t));
+    const TileMask mask(own0, own_points.count, kGradRows, p.own.groups, other0, other_points.count, kGradCols,
+                        p.other.groups, passes.exclude_diagonal);
+    const uint32_t left_out = mask.bits(thread.warp_row * kWarpRows + thread.g, thread.warp_col * 32 + 2 * thread.t);
     float tile_scale = 0.0f, tile_bias[4] = {};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -290,7 +291,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
         score = (w.as_row + w.as_col) * weight_factor;
       }
     }
-    scale_sum += tile_scale;
+    scale_sums(0, column) += tile_scale;
 #pragma unroll
     for (int r = 0; r < 4; ++r) bias_sums(r, column) += tile_bias[r];
 
@@ -331,7 +332,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
     }
   }
   if (p.scale_parts != nullptr) {
-    const double sum = block_sum<kGradThreads>(scale_sum, warp_sums);
+    const double sum = block_sum<kGradThreads>(scale_sums(0, column), warp_sums);
     if (threadIdx.x == 0) {
       p.scale_parts[static_cast<int64_t>(split) * ceil_div(own_points.count, kGradRows) + blockIdx.x] = sum;
     }

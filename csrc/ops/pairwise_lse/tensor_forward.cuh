@@ -11,10 +11,9 @@ namespace mi::cuda {
 struct TensorLsePass {
   MmaPoints x, y;
   const float* scale;
-  const float* bias;          // or null
-  const float* row_bias;      // or null; for the columns' states
-  const int64_t* row_groups;  // both or neither null
-  const int64_t* col_groups;
+  const float* bias;      // or null
+  const float* row_bias;  // or null; for the columns' states
+  Groups row_groups, col_groups;
   const PairBounds* bounds;
   bool exclude_diagonal;
   bool triangle;               // y is x: tiles above the diagonal serve both of their sides
@@ -102,11 +101,11 @@ __device__ __forceinline__ int first_col_tile(bool triangle, int row_tile) {
 template <typename T>
 __device__ __forceinline__ void finish_scores(const TensorLsePass& p, float (&q)[2][4][4], int64_t row0, int64_t col0,
                                               const ScoreFactor<T>& factor, float unit, const MmaThread& thread) {
-  const TileMask mask(row0, p.x.count, kLseRows, col0, p.y.count, kLseCols, p.exclude_diagonal, p.row_groups,
-                      p.col_groups);
+  const TileMask mask(row0, p.x.count, kLseRows, p.row_groups, col0, p.y.count, kLseCols, p.col_groups,
+                      p.exclude_diagonal);
   const int first_row = thread.warp_row * kWarpRows + thread.g, first_col = thread.warp_col * 32 + 2 * thread.t;
   const float* const biases = p.bias == nullptr ? nullptr : p.bias + col0;
-  const uint64_t left_out = mask.bits<8>(first_row, first_col);
+  const uint32_t left_out = mask.bits(first_row, first_col);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int col = first_col + i / 2 * 8 + i % 2;
@@ -119,10 +118,20 @@ __device__ __forceinline__ void finish_scores(const TensorLsePass& p, float (&q)
   }
 }
 
+// Blocks on an SM. Before compute capability 9.0, the form without a resident row tile takes a few registers more than
+// two blocks leave it.
+template <typename T, int kChunks>
+constexpr int kLseBlocks =
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    kIsFloat<T> || kChunks == 0 ? 1 : 2;
+#else
+    kIsFloat<T> ? 1 : 2;
+#endif
+
 // Grid: (strips, splits). kChunks > 0: all coordinates of a row tile, at most kChunks chunks, stay in shared memory
 // while the column tiles pass; 0: the chunks of both pass.
 template <typename T, int kChunks>
-__global__ void __launch_bounds__(kThreads, kIsFloat<T> ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, (kLseBlocks<T, kChunks>))
     tensor_lse_kernel(const __grid_constant__ TensorLsePass p) {
   using Shared = LseShared<T, kChunks>;
   constexpr bool kResident = kChunks > 0;
@@ -195,8 +204,13 @@ __global__ void __launch_bounds__(kThreads, kIsFloat<T> ? 1 : 2)
         copy_wait<kStages - 2>();
         __syncthreads();
         load_next(stage == 0 ? kStages - 1 : stage - 1);  // to where the products before this barrier were taken from
-        add_scores<T>(q, rows, (kResident ? c : stage) * kLseRows + thread.warp_row * kWarpRows, cols,
-                      stage * kLseCols + thread.warp_col * 32, p.x.steps(c), corrected, thread);
+        if constexpr (kResident) {
+          add_scores<T>(q, rows, c * kLseRows + thread.warp_row * kWarpRows, cols,
+                        stage * kLseCols + thread.warp_col * 32, p.x.steps(c), corrected, thread);
+        } else {
+          add_chunk_scores<T>(q, rows, stage * kLseRows + thread.warp_row * kWarpRows, cols,
+                              stage * kLseCols + thread.warp_col * 32, corrected, thread);
+        }
         stage = stage + 1 == kStages ? 0 : stage + 1;
       }
       finish_scores(p, q, row0, col0, factor, unit, thread);

@@ -14,6 +14,7 @@ struct PairBounds {
 };
 
 constexpr int kBoundBlocks = 64;
+constexpr int kRangePoints = 64;
 // |s| up to which exponentials are taken without a shift: a sum of 10^7 of e^40 and a weight of e^-40 / 10^7 are
 // normal floats.
 constexpr float kShiftFree = 40.0f;
@@ -24,6 +25,8 @@ struct BoundsPass {
   int64_t n, m, d;
   const float* bias[2];       // of the columns, of the rows; each [m] or [n], or null
   const float* gradients[2];  // of the rows, of the columns; each [n] or [m], or null
+  const int64_t* groups[2];   // of the rows, of the columns, or null
+  GroupRange* ranges[2];      // of every 64 of them
   PairBounds* parts;          // [kBoundBlocks]
 };
 
@@ -60,12 +63,33 @@ __device__ __forceinline__ float largest_size(const float* values, int64_t n) {
   return largest;
 }
 
+__device__ __forceinline__ void find_ranges(const int64_t* groups, int64_t n, GroupRange* ranges) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  for (int64_t part = static_cast<int64_t>(blockIdx.x) * kWarps + warp; part * kRangePoints < n;
+       part += kBoundBlocks * kWarps) {
+    const int64_t first = part * kRangePoints + lane;
+    const int64_t a = groups[first < n ? first : n - 1], b = groups[first + kWarpSize < n ? first + kWarpSize : n - 1];
+    GroupRange range = {a < b ? a : b, a < b ? b : a};
+#pragma unroll
+    for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
+      const int64_t least = __shfl_xor_sync(kFullWarp, range.least, offset);
+      const int64_t greatest = __shfl_xor_sync(kFullWarp, range.greatest, offset);
+      range.least = least < range.least ? least : range.least;
+      range.greatest = greatest > range.greatest ? greatest : range.greatest;
+    }
+    if (lane == 0) ranges[part] = range;
+  }
+}
+
 // Grid: kBoundBlocks.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) bounds_kernel(BoundsPass p) {
+__global__ void __launch_bounds__(kThreads, 4) bounds_kernel(BoundsPass p) {
   constexpr int kWarps = kThreads / kWarpSize;
   __shared__ SharedTile<float, 5, kWarps> found;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  if (p.ranges[0] != nullptr) find_ranges(p.groups[0], p.n, p.ranges[0]);
+  if (p.ranges[1] != nullptr) find_ranges(p.groups[1], p.m, p.ranges[1]);
   const float x = largest_norm(static_cast<const T*>(p.x), p.n, p.d);
   const float y = p.y == nullptr ? x : largest_norm(static_cast<const T*>(p.y), p.m, p.d);
   const float col_bias = warp_max(largest_size(p.bias[0], p.m)), row_bias = warp_max(largest_size(p.bias[1], p.n));

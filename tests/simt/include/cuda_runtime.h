@@ -26,10 +26,10 @@ struct cudaLaunchConfig_t {
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
-// Any kernel may have all that a block can have.
+// Any kernel may have all that the device lets a block have.
 template <typename... Params>
 cudaError_t cudaFuncSetAttribute(void (*)(Params...), cudaFuncAttribute, int bytes) {
-  return bytes >= 0 && static_cast<size_t>(bytes) <= simt::kMaxDynamicShared ? cudaSuccess : cudaErrorInvalidValue;
+  return bytes >= 0 && bytes <= simt::shared_limit ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <typename... Params, typename... Args>
