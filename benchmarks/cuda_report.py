@@ -41,7 +41,8 @@ def readable(mangled: str) -> str:
     if tool is None:
         return mangled
     name = subprocess.run([tool, mangled], capture_output=True, text=True).stdout.strip()
-    name = name.removeprefix("void ").split("(")[0].replace("mi::cuda::", "")
+    name = name.replace("(anonymous namespace)::", "").removeprefix("void ").split("(")[0]
+    name = name.replace("mi::cuda::", "").removeprefix("mi::")
     return name.replace("__nv_bfloat16", "bf16").replace("__half", "f16")
 
 

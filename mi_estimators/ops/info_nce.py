@@ -14,11 +14,13 @@ soon as the :math:`n_i` are, before anybody calls backward: a kernel that still 
 again. The operator therefore returns the gradients beside the loss, and its backward only scales them.
 
 This file holds the operator whole: schema, torch reference on :mod:`~mi_estimators.ops.pairwise_lse` (which is what
-runs on CUDA), shape function, autograd, second derivatives. The compiled library adds the ``CPU`` kernel.
+runs on CUDA, with points of half types as such), shape function, autograd, second derivatives. The compiled library
+adds the ``CPU`` kernel.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -147,11 +149,17 @@ def reference(
     need_x: bool,
     need_y: bool,
     need_scale: bool,
+    *,
+    rounded: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and gradients by the pairwise log-sum-exp and its backward; unwanted gradients come back empty."""
+    """Loss and gradients by the pairwise log-sum-exp and its backward; unwanted gradients come back empty.
+
+    ``rounded``: normalised points of half types are rounded to their type, for kernels that multiply those faster.
+    """
     n, both = x.shape[0], candidates == "both"
-    px, py = _prepared(x, normalize), _prepared(y, normalize)
-    products = (px * py).sum(dim=1)
+    exact_x, exact_y = _prepared(x, normalize), _prepared(y, normalize)
+    px, py = (exact_x.to(x.dtype), exact_y.to(y.dtype)) if rounded else (exact_x, exact_y)
+    products = (px.to(exact_x.dtype) * py).sum(dim=1)
     positives = scale * products
     # The pairs of pairwise_lse: its rows and columns, or all points against themselves.
     pairs: tuple[Any, ...]
@@ -165,7 +173,7 @@ def reference(
         row, none = torch.ops.mi_estimators.pairwise_lse(*pairs, symmetric)
         col = none
 
-    loss = px.new_zeros(())
+    loss = exact_x.new_zeros(())
     slopes = []  # of the whole loss, by each negative log-sum-exp
     for lse in (row, col) if both or symmetric else (row,):
         gap = lse - positives
@@ -173,7 +181,7 @@ def reference(
         slope = torch.ones_like(gap) if decoupled else torch.sigmoid(gap)
         slopes.append(factor * (slope if weights is None else slope * weights))
     total = slopes[0] if len(slopes) == 1 else slopes[0] + slopes[1]
-    empty = (x.new_empty(0), x.new_empty(0), px.new_empty(0))
+    empty = (x.new_empty(0), x.new_empty(0), exact_x.new_empty(0))
     if not (need_x or need_y or need_scale):
         return factor * loss, *empty
 
@@ -189,13 +197,14 @@ def reference(
     from_positives = (scale * total)[:, None]
     return (
         factor * loss,
-        _unprepare(dx - from_positives * py, x, px, normalize) if need_x else empty[0],
-        _unprepare(dy - from_positives * px, y, py, normalize) if need_y else empty[1],
+        _unprepare(dx - from_positives * py, x, exact_x, normalize) if need_x else empty[0],
+        _unprepare(dy - from_positives * px, y, exact_y, normalize) if need_y else empty[1],
         dscale - (total * products).sum() if need_scale else empty[2],
     )
 
 
 _library.impl("info_nce", reference, "CompositeExplicitAutograd")
+_library.impl("info_nce", functools.partial(reference, rounded=True), "CUDA")
 
 
 @torch.library.register_fake(_NAME, lib=_library)

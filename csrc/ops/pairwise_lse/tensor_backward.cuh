@@ -143,6 +143,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   __shared__ SharedTile<PointRoles, 2, kGradCols> other_roles;
   __shared__ SharedTile<float, 4, kGradThreads> bias_sums;  // a thread's own, as the next: registers are all taken
   __shared__ SharedTile<double, 1, kGradThreads> scale_sums;
+  __shared__ SharedTile<float, 1, 1> weight_factor;
   __shared__ SharedTile<double, 1, kGradThreads / kWarpSize> warp_sums;
 
   const TensorGradPass& p = passes.of[blockIdx.z];
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   const float scale = *passes.scale;
   const bool shift_free = is_shift_free(bounds, scale), corrected = is_finite(bounds);
   const ScoreFactor<T> factor(scale, shift_free);
-  const float weight_factor = weight_unit<T>(bounds.gradient);
+  if (column == 0) weight_factor(0, 0) = weight_unit<T>(bounds.gradient);
   const int chunks = own_points.chunks();
   const int first_chunk = slice * kChunks;
   const bool as_row = p.as_row, as_col = p.as_col;
@@ -178,7 +179,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
   };
   // Adds the sums to those of this block's part, and begins anew.
   const auto flush = [&](bool written) {
-    const float from_weights = 1.0f / weight_factor;
+    const float from_weights = 1.0f / weight_factor(0, 0);
     // One offset in memory, and small ones from there.
     const int64_t first_column =
         static_cast<int64_t>(first_chunk) * kChunkColumns + thread.warp_col * kOutTiles * 8 + 2 * thread.t;
@@ -271,6 +272,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
     const TileMask mask(own0, own_points.count, kGradRows, p.own.groups, other0, other_points.count, kGradCols,
                         p.other.groups, passes.exclude_diagonal);
     const uint32_t left_out = mask.bits(thread.warp_row * kWarpRows + thread.g, thread.warp_col * 32 + 2 * thread.t);
+    const float unit = weight_factor(0, 0);
     float tile_scale = 0.0f, tile_bias[4] = {};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -288,7 +290,7 @@ __global__ void __launch_bounds__(kGradThreads, 2)
         // Over all pairs the two roles have the same sum.
         tile_scale = fmaf(as_col ? w.as_col : w.as_row, score, tile_scale);
         tile_bias[r] += w.as_col;
-        score = (w.as_row + w.as_col) * weight_factor;
+        score = (w.as_row + w.as_col) * unit;
       }
     }
     scale_sums(0, column) += tile_scale;

@@ -93,7 +93,7 @@ __device__ void iterate(const Problems<T>& problems, int64_t problem, bool activ
 }
 
 template <int kTeam, typename T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(ForwardPass<T> pass) {
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(ForwardPass<T> pass) {
   using A = Acc<T>;
   constexpr int kTeams = kThreads / kTeam;
   const Problems<T>& problems = pass.problems;
@@ -126,7 +126,7 @@ __device__ __forceinline__ A finite(A log_weight) {
 }
 
 template <int kTeam, typename T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(BackwardPass<T> pass) {
+__global__ void __launch_bounds__(kThreads, 2) backward_kernel(BackwardPass<T> pass) {
   using A = Acc<T>;
   constexpr int kTeams = kThreads / kTeam;
   const Problems<T>& problems = pass.problems;
