@@ -282,7 +282,7 @@ __device__ __forceinline__ void add_weighted(float (&out)[2][kTiles][4], WeightT
                                              ChunkTile<kValueTile>& values, int value_row, int first, bool corrected,
                                              const MmaThread& thread) {
   constexpr int kDepth = 32 / sizeof(T);
-#pragma unroll 1  // enough work for a turn, and unrolled it would need more registers than there are
+#pragma unroll 1
   for (int step = 0; step < kWeightCols / kDepth; ++step) {
     RowFragments<T> a;
     load_fragments(a, weights, row + step / 4 * kWeightRows, step % 4, thread);

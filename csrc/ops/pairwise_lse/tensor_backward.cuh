@@ -131,7 +131,7 @@ struct GradShared {
 
 // Grid: (tiles of own, splits * slices, passes). No more splits than tiles of partners.
 template <typename T, bool kResident, int kChunks>
-__global__ void __launch_bounds__(kGradThreads, 2)
+__global__ void __launch_bounds__(kGradThreads, kResident&& kChunks == 2 ? 3 : 2)
     tensor_gradient_kernel(const __grid_constant__ TensorGradPasses passes) {
   using Shared = GradShared<T, kResident, kChunks>;
   constexpr int kChunkColumns = 128 / static_cast<int>(sizeof(T));
