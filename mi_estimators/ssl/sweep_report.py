@@ -146,7 +146,7 @@ def training_plot(results: Sequence[Result]) -> Any:
     figure_module = _extras.require("matplotlib.figure", "plots")
     methods = list(dict.fromkeys(result["method"] for result in results))
     figure = figure_module.Figure(figsize=(3.2 * len(methods) + 0.6, 2.3 * len(_TERMS) + 0.6), layout="constrained")
-    axes = figure.subplots(len(_TERMS), len(methods), squeeze=False, sharex=True, sharey="row")
+    axes = figure.subplots(len(_TERMS), len(methods), squeeze=False, sharex=True)  # scales differ by method
     for column, method in enumerate(methods):
         curves: dict[tuple[str, str], list[Result]] = {}
         of_method = [result for result in results if result["method"] == method]

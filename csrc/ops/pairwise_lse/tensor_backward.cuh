@@ -129,9 +129,13 @@ struct GradShared {
   static constexpr int kBytes = kWeights + kChunkBytes * kGradRows * (kIsFloat<T> ? 2 : 1);
 };
 
+// Blocks on an SM, as registers leave them.
+template <typename T, bool kResident, int kChunks>
+constexpr int kGradBlocks = kResident && kChunks == 2 && !kIsFloat<T> ? 3 : 2;
+
 // Grid: (tiles of own, splits * slices, passes). No more splits than tiles of partners.
 template <typename T, bool kResident, int kChunks>
-__global__ void __launch_bounds__(kGradThreads, kResident&& kChunks == 2 ? 3 : 2)
+__global__ void __launch_bounds__(kGradThreads, (kGradBlocks<T, kResident, kChunks>))
     tensor_gradient_kernel(const __grid_constant__ TensorGradPasses passes) {
   using Shared = GradShared<T, kResident, kChunks>;
   constexpr int kChunkColumns = 128 / static_cast<int>(sizeof(T));
