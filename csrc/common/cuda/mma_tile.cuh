@@ -20,6 +20,7 @@
 namespace mi::cuda {
 
 constexpr int kUnits = 8;  // of a point in a chunk
+constexpr int kChunkBytes = kUnits * static_cast<int>(sizeof(Unit));
 constexpr int kWarpRows = 32;
 constexpr int kColWarps = 2;
 constexpr float kLog2E = 1.44269504088896341f;

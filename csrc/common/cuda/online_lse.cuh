@@ -25,15 +25,23 @@ __device__ __forceinline__ A lse_shift(A max) {
   return isinf(max) ? A(0) : max;
 }
 
+// The exponential of the sums. Another type with this function can take its place.
+struct Exp {
+  template <typename A>
+  static __device__ __forceinline__ A of(A v) {
+    return exp(v);
+  }
+};
+
 // What the sum of a state with maximum `from` is worth under the maximum `to` >= `from`. Equal maxima are told apart
 // first: two empty states would otherwise need exp(-inf - -inf).
-template <typename A>
+template <typename E = Exp, typename A>
 __device__ __forceinline__ A lse_rescale(A from, A to) {
-  return from == to ? A(1) : exp(from - lse_shift(to));
+  return from == to ? A(1) : E::of(from - lse_shift(to));
 }
 
 // Adds kCount terms; the maximum moves once for all of them.
-template <int kCount, typename A>
+template <typename E = Exp, int kCount, typename A>
 __device__ __forceinline__ void lse_push(LseState<A>& state, const A (&s)[kCount]) {
   A max = state.max;
 #pragma unroll
@@ -41,15 +49,15 @@ __device__ __forceinline__ void lse_push(LseState<A>& state, const A (&s)[kCount
   const A shift = lse_shift(max);
   A sum = A(0);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) sum += exp(s[i] - shift);
-  state.sum = fma(state.sum, lse_rescale(state.max, max), sum);
+  for (int i = 0; i < kCount; ++i) sum += E::of(s[i] - shift);
+  state.sum = fma(state.sum, lse_rescale<E>(state.max, max), sum);
   state.max = max;
 }
 
-template <typename A>
+template <typename E = Exp, typename A>
 __device__ __forceinline__ LseState<A> lse_merge(const LseState<A>& a, const LseState<A>& b) {
   const A max = fmax(a.max, b.max);
-  return {max, fma(a.sum, lse_rescale(a.max, max), b.sum * lse_rescale(b.max, max))};
+  return {max, fma(a.sum, lse_rescale<E>(a.max, max), b.sum * lse_rescale<E>(b.max, max))};
 }
 
 template <typename A>

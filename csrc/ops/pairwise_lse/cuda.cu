@@ -46,6 +46,7 @@
 #include "ops/pairwise_lse/cuda_backward.cuh"
 #include "ops/pairwise_lse/cuda_forward.cuh"
 #include "ops/pairwise_lse/cuda_host.cuh"
+#include "ops/pairwise_lse/cuda_parts.cuh"
 #include "ops/pairwise_lse/cuda_tensor.h"
 #include "ops/pairwise_lse/gradient_requests.h"
 
@@ -125,12 +126,6 @@ LsePass<T> lse_pass(const PairwiseLseForward& args, const LseGrid& grid, Workspa
   return p;
 }
 
-template <typename A>
-cudaError_t merge_states(const LseState<A>* parts, int64_t count, int64_t n, void* lse, cudaStream_t stream) {
-  return launch(merge_states_kernel<A>, dim3(blocks_for(n)), dim3(kThreads), 0, stream, parts, static_cast<int>(count),
-                n, static_cast<A*>(lse));
-}
-
 template <typename T, typename ScoreFn>
 cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
@@ -140,12 +135,15 @@ cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t s
   cudaError_t error =
       launch(lse_tiles_kernel<T, ScoreFn>, dim3(static_cast<unsigned>(grid.strips), static_cast<unsigned>(grid.splits)),
              dim3(kThreads), 0, stream, p);
-  if (error == cudaSuccess)
-    error = merge_states(p.row_parts, grid.splits * Tile<A>::kRowParts, p.n, args.row_lse, stream);
-  if (error == cudaSuccess && p.col_parts != nullptr) {
-    error = merge_states(p.col_parts, grid.strips * Tile<A>::kColParts, p.m, args.col_lse, stream);
+  if (error != cudaSuccess) return error;
+  Jobs<MergeJob<A>> jobs;
+  jobs.add(
+      {{p.row_parts, nullptr}, {grid.splits * Tile<A>::kRowParts, 0}, p.n, static_cast<A*>(args.row_lse), nullptr});
+  if (p.col_parts != nullptr) {
+    jobs.add(
+        {{p.col_parts, nullptr}, {grid.strips * Tile<A>::kColParts, 0}, p.m, static_cast<A*>(args.col_lse), nullptr});
   }
-  return error;
+  return merge_states(jobs, stream);
 }
 
 struct GradGrid {
@@ -191,13 +189,6 @@ GradPass<T> grad_pass(const PairwiseLseBackward& args, const PassRequest& reques
   return p;
 }
 
-template <typename T>
-cudaError_t sum_parts(const Acc<T>* parts, int64_t count, int64_t size, const Acc<T>* scale, int factor, void* out,
-                      cudaStream_t stream) {
-  return launch(sum_parts_kernel<T>, dim3(blocks_for(size)), dim3(kThreads), 0, stream, parts, static_cast<int>(count),
-                size, scale, factor, static_cast<T*>(out));
-}
-
 template <typename T, typename ScoreFn>
 cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
@@ -212,11 +203,15 @@ cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t
         launch(gradient_kernel<T, ScoreFn>, dim3(static_cast<unsigned>(grid.tiles), static_cast<unsigned>(grid.splits)),
                dim3(kThreads), 0, stream, p);
     if (error == cudaSuccess && request.points != nullptr) {
-      error = sum_parts<T>(p.point_parts, grid.splits, p.n_own * p.d, p.scale, ScoreFn::kGradientFactor, request.points,
-                           stream);
+      Jobs<SumJob<T>> points;
+      points.add({p.point_parts, grid.splits, p.n_own * p.d, p.scale, ScoreFn::kGradientFactor,
+                  static_cast<T*>(request.points)});
+      error = sum_parts(points, stream);
     }
     if (error == cudaSuccess && request.bias != nullptr) {
-      error = sum_parts<A>(p.bias_parts, grid.splits * Tile<A>::kRowParts, p.n_own, nullptr, 1, request.bias, stream);
+      Jobs<SumJob<A>> biases;
+      biases.add({p.bias_parts, grid.splits * Tile<A>::kRowParts, p.n_own, nullptr, 1, static_cast<A*>(request.bias)});
+      error = sum_parts(biases, stream);
     }
     if (error == cudaSuccess && request.scale != nullptr) {
       error = launch(sum_scale_kernel<A>, dim3(1), dim3(kThreads), 0, stream, static_cast<const double*>(p.scale_parts),

@@ -200,17 +200,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) gradient_kernel(Gra
   }
 }
 
-// out[i] = factor * scale * sum_part parts[part][i]; a null scale counts as 1.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    sum_parts_kernel(const Acc<T>* parts, int count, int64_t size, const Acc<T>* scale, int factor, T* out) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= size) return;
-  Acc<T> sum = parts[i];
-  for (int part = 1; part < count; ++part) sum += parts[part * size + i];
-  out[i] = narrow<T>((scale != nullptr ? *scale * factor : Acc<T>(factor)) * sum);
-}
-
 // One block. *out = degree * sum_part parts[part].
 template <typename A>
 __global__ void __launch_bounds__(kThreads) sum_scale_kernel(const double* parts, int64_t count, int degree, A* out) {

@@ -113,14 +113,4 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<T>) lse_tiles_kernel(Ls
   }
 }
 
-template <typename A>
-__global__ void __launch_bounds__(kThreads)
-    merge_states_kernel(const LseState<A>* parts, int count, int64_t n, A* lse) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= n) return;
-  LseState<A> state = parts[i];
-  for (int part = 1; part < count; ++part) state = lse_merge(state, parts[part * n + i]);
-  lse[i] = lse_value(state);
-}
-
 }  // namespace mi::cuda

@@ -45,6 +45,7 @@
 
 #include "common/cuda/launch.cuh"
 #include "ops/pairwise_lse/cuda_host.cuh"
+#include "ops/pairwise_lse/cuda_parts.cuh"
 #include "ops/pairwise_lse/cuda_tensor.h"
 #include "ops/pairwise_lse/gradient_requests.h"
 #include "ops/pairwise_lse/tensor_backward.cuh"
@@ -187,21 +188,18 @@ struct ForwardPlan {
     }
   }
 
-  MergeJobs<float> jobs(const PairwiseLseForward& args, int& count) const {
+  cudaError_t merge(const PairwiseLseForward& args, cudaStream_t stream) const {
     auto* const row_lse = static_cast<float*>(args.row_lse);
     auto* const col_lse = static_cast<float*>(args.col_lse);
-    MergeJobs<float> jobs{};
-    jobs.of[0] = {{pass.row_parts, nullptr}, {splits * kColWarps, 0}, pass.x.count, row_lse, nullptr};
-    count = 1;
+    const int64_t row_count = splits * kColWarps;
+    Jobs<MergeJob<float>> jobs;
     if (pass.triangle) {
-      jobs.of[0].parts[1] = pass.col_parts;
-      jobs.of[0].counts[1] = strips;
-      jobs.of[0].copy = col_lse;
-    } else if (col_lse != nullptr) {
-      jobs.of[1] = {{pass.col_parts, nullptr}, {strips, 0}, pass.y.count, col_lse, nullptr};
-      count = 2;
+      jobs.add({{pass.row_parts, pass.col_parts}, {row_count, strips}, pass.x.count, row_lse, col_lse});
+    } else {
+      jobs.add({{pass.row_parts, nullptr}, {row_count, 0}, pass.x.count, row_lse, nullptr});
+      if (col_lse != nullptr) jobs.add({{pass.col_parts, nullptr}, {strips, 0}, pass.y.count, col_lse, nullptr});
     }
-    return jobs;
+    return merge_states(jobs, stream);
   }
 };
 
@@ -224,12 +222,7 @@ cudaError_t Kernels<T>::forward(const PairwiseLseForward& args, void* memory, cu
                   dim3(static_cast<unsigned>(plan.strips), static_cast<unsigned>(plan.splits)), dim3(kThreads),
                   LseShared<T, kChunks>::kBytes, stream, plan.pass);
   });
-  if (error != cudaSuccess) return error;
-  int count = 0;
-  const MergeJobs<float> jobs = plan.jobs(args, count);
-  return launch(merge_jobs_kernel<float>,
-                dim3(blocks_for(std::max(args.pairs.n, args.pairs.m)), static_cast<unsigned>(count)), dim3(kThreads), 0,
-                stream, jobs);
+  return error != cudaSuccess ? error : plan.merge(args, stream);
 }
 
 // ---- backward
@@ -297,28 +290,21 @@ struct BackwardPlan {
   }
 
   cudaError_t finish(int64_t d, cudaStream_t stream) const {
-    FinishJobs<T> jobs{};
-    jobs.scale = passes.scale;
-    int count = 0;
-    int64_t largest = 0;
+    Jobs<SumJob<T>> points;
     for (int i = 0; i < requests.count; ++i) {
       if (requests.items[i].points == nullptr) continue;
-      const int64_t size = passes.of[i].own.points.count * d;
-      jobs.of[count++] = {passes.of[i].point_parts, passes.splits, size, static_cast<T*>(requests.items[i].points)};
-      largest = std::max(largest, size);
+      points.add({passes.of[i].point_parts, passes.splits, passes.of[i].own.points.count * d, passes.scale, 1,
+                  static_cast<T*>(requests.items[i].points)});
     }
-    cudaError_t error = cudaSuccess;
-    if (count > 0) {
-      error = launch(finish_gradients_kernel<T>, dim3(blocks_for(largest), static_cast<unsigned>(count)),
-                     dim3(kThreads), 0, stream, jobs);
-    }
+    cudaError_t error = sum_parts(points, stream);
     for (int i = 0; i < requests.count && error == cudaSuccess; ++i) {
       const PassRequest& request = requests.items[i];
       const TensorGradPass& pass = passes.of[i];
       const int64_t own = pass.own.points.count;
       if (request.bias != nullptr) {
-        error = launch(sum_parts_kernel<float>, dim3(blocks_for(own)), dim3(kThreads), 0, stream, pass.bias_parts,
-                       passes.splits * kColWarps, own, nullptr, 1, static_cast<float*>(request.bias));
+        Jobs<SumJob<float>> biases;
+        biases.add({pass.bias_parts, passes.splits * kColWarps, own, nullptr, 1, static_cast<float*>(request.bias)});
+        error = sum_parts(biases, stream);
       }
       if (error == cudaSuccess && request.scale != nullptr) {
         error = launch(sum_scale_kernel<float>, dim3(1), dim3(kThreads), 0, stream, pass.scale_parts,

@@ -119,7 +119,6 @@ __device__ __forceinline__ float weight_unit(float gradient) {
 // coordinates, whose gradients it computes, for the second product.
 template <typename T, bool kResident, int kChunks>
 struct GradShared {
-  static constexpr int kChunkBytes = static_cast<int>(sizeof(Unit)) * kUnits;
   static constexpr int kOwnRows = kGradRows * (kResident ? kChunks : 2);
   static constexpr int kOtherRows = 2 * kGradCols * (kResident ? kChunks : 1);
   static constexpr int kValueRows = kResident ? 0 : kGradCols * kChunks;
@@ -138,7 +137,7 @@ template <typename T, bool kResident, int kChunks>
 __global__ void __launch_bounds__(kGradThreads, (kGradBlocks<T, kResident, kChunks>))
     tensor_gradient_kernel(const __grid_constant__ TensorGradPasses passes) {
   using Shared = GradShared<T, kResident, kChunks>;
-  constexpr int kChunkColumns = 128 / static_cast<int>(sizeof(T));
+  constexpr int kChunkColumns = kChunkBytes / static_cast<int>(sizeof(T));
   constexpr int kOutTiles = kChunks * kChunkColumns / 8 / kColWarps;
   auto& own_tile = dynamic_shared<ChunkTile<Shared::kOwnRows>>(0);
   auto& other_tile = dynamic_shared<ChunkTile<Shared::kOtherRows>>(Shared::kOther);
@@ -343,31 +342,6 @@ __global__ void __launch_bounds__(kGradThreads, (kGradBlocks<T, kResident, kChun
       p.scale_parts[static_cast<int64_t>(split) * ceil_div(own_points.count, kGradRows) + blockIdx.x] = sum;
     }
   }
-}
-
-// The points' gradients of up to two passes: out[i] = scale * sum_part parts[part][i].
-template <typename T>
-struct FinishJob {
-  const float* parts;
-  int count;
-  int64_t size;
-  T* out;
-};
-template <typename T>
-struct FinishJobs {
-  FinishJob<T> of[2];
-  const float* scale;
-};
-
-// Grid: (elements, jobs).
-template <typename T>
-__global__ void __launch_bounds__(kThreads) finish_gradients_kernel(const __grid_constant__ FinishJobs<T> jobs) {
-  const FinishJob<T>& job = jobs.of[blockIdx.y];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= job.size) return;
-  float sum = job.parts[i];
-  for (int part = 1; part < job.count; ++part) sum += job.parts[part * job.size + i];
-  job.out[i] = narrow<T>(*jobs.scale * sum);
 }
 
 }  // namespace mi::cuda

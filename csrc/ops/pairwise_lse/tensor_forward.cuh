@@ -29,35 +29,22 @@ template <typename T, int kChunks>
 struct LseShared {
   static constexpr int kStages = kChunks > 0 ? 4 : 3;
   static constexpr int kRowChunks = kChunks > 0 ? kChunks : kStages;
-  static constexpr int kChunkBytes = static_cast<int>(sizeof(Unit)) * kUnits;
   static constexpr int kCols = kChunkBytes * kLseRows * kRowChunks;
   static constexpr int kBytes = kCols + kChunkBytes * kLseCols * kStages;
   using Rows = ChunkTile<kLseRows * kRowChunks>;
   using Cols = ChunkTile<kLseCols * kStages>;
 };
 
+// Good to a few units in the last place.
 __device__ __forceinline__ float exp_fast(float v) { return exp2_fast(v * kLog2E); }
-
-// Adds terms to a state with exponentials good to a few units in the last place.
-template <int kCount>
-__device__ __forceinline__ void push_fast(LseState<float>& state, const float (&s)[kCount]) {
-  float max = state.max;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) max = fmaxf(max, s[i]);
-  const float shift = lse_shift(max);
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) sum += exp_fast(s[i] - shift);
-  state.sum = fmaf(state.sum, state.max == max ? 1.0f : exp_fast(state.max - shift), sum);
-  state.max = max;
-}
+struct FastExp {
+  static __device__ __forceinline__ float of(float v) { return exp_fast(v); }
+};
 
 // What combines sums of the columns: numbers without a shift, or states.
 __device__ __forceinline__ float combine(float a, float b) { return a + b; }
 __device__ __forceinline__ LseState<float> combine(const LseState<float>& a, const LseState<float>& b) {
-  const float max = fmaxf(a.max, b.max), shift = lse_shift(max);
-  return {max, fmaf(a.sum, a.max == max ? 1.0f : exp_fast(a.max - shift),
-                    b.sum * (b.max == max ? 1.0f : exp_fast(b.max - shift)))};
+  return lse_merge<FastExp>(a, b);
 }
 // One of two, by value: a reference to either would have both in memory.
 __device__ __forceinline__ float choose(bool first, float a, float b) { return first ? a : b; }
@@ -246,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, (kLseBlocks<T, kChunks>))
           float s[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i) s[i] = q[r / 2][i / 2][r % 2 * 2 + i % 2];
-          push_fast(row_states[r], s);
+          lse_push<FastExp>(row_states[r], s);
         }
         if (wants_cols) {
           float biases[4];
@@ -257,7 +244,7 @@ __global__ void __launch_bounds__(kThreads, (kLseBlocks<T, kChunks>))
 #pragma unroll
             for (int r = 0; r < 4; ++r) s[r] = q[r / 2][i / 2][r % 2 * 2 + i % 2] + biases[r];
             LseState<float> state = lse_empty<float>();
-            push_fast(state, s);
+            lse_push<FastExp>(state, s);
             return state;
           });
         }
@@ -284,34 +271,6 @@ __global__ void __launch_bounds__(kThreads, (kLseBlocks<T, kChunks>))
       }
     }
   }
-}
-
-// Log-sum-exps from the states of the blocks, in their order.
-template <typename A>
-struct MergeJob {
-  const LseState<A>* parts[2];  // [counts[k], size]
-  int64_t counts[2];
-  int64_t size;
-  A* out;
-  A* copy;  // or null
-};
-template <typename A>
-struct MergeJobs {
-  MergeJob<A> of[2];
-};
-
-// Grid: (points, jobs).
-template <typename A>
-__global__ void __launch_bounds__(kThreads) merge_jobs_kernel(const __grid_constant__ MergeJobs<A> jobs) {
-  const MergeJob<A>& job = jobs.of[blockIdx.y];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= job.size) return;
-  LseState<A> state = job.parts[0][i];
-  for (int64_t part = 1; part < job.counts[0]; ++part) state = lse_merge(state, job.parts[0][part * job.size + i]);
-  for (int64_t part = 0; part < job.counts[1]; ++part) state = lse_merge(state, job.parts[1][part * job.size + i]);
-  const A lse = lse_value(state);
-  job.out[i] = lse;
-  if (job.copy != nullptr) job.copy[i] = lse;
 }
 
 }  // namespace mi::cuda

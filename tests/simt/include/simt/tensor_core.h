@@ -11,18 +11,6 @@
 
 namespace simt {
 
-inline float bits_to_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-inline uint32_t float_to_bits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
 // To float, towards zero.
 inline float truncated(double value) {
   const float nearest = static_cast<float>(value);
@@ -90,7 +78,7 @@ inline void elements(__half, uint32_t word, float* out) {
   out[1] = __half2float({static_cast<uint16_t>(word >> 16)});
 }
 // A tensor core does not look at the low 13 bits.
-inline void elements(float, uint32_t word, float* out) { out[0] = simt::bits_to_float(word & 0xffffe000u); }
+inline void elements(float, uint32_t word, float* out) { out[0] = __uint_as_float(word & 0xffffe000u); }
 
 struct Fragments {
   const uint32_t* a;
@@ -124,7 +112,7 @@ void mma(T type, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], 
 }
 
 inline uint32_t to_tf32(float v) {
-  const uint32_t bits = simt::float_to_bits(v);
+  const uint32_t bits = __float_as_uint(v);
   return std::isfinite(v) ? (bits + 0x1000) & 0xffffe000u : bits;
 }
 
