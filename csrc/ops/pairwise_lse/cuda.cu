@@ -66,28 +66,6 @@ auto dispatch(DType dtype, Score score, const F& f) {
   });
 }
 
-// Whether the tensor cores take a problem: dot products of half types, and of floats that fill more than a chunk. Short
-// floats are multiplied as fast here, and a few of their TF32 products in a row can be off by more than twice float's
-// own rounding.
-bool is_for_tensor_cores(DType dtype, const PairwiseScores& pairs) {
-  constexpr int64_t kFloatsOfChunk = 32;
-  if (pairs.score != Score::dot) return false;
-  return dtype == DType::bf16 || dtype == DType::f16 || (dtype == DType::f32 && pairs.d > kFloatsOfChunk);
-}
-
-// Calls f(tensor::Kernels<T>) for the element type at hand.
-template <typename F>
-auto on_tensor_cores(DType dtype, const F& f) {
-  switch (dtype) {
-    case DType::bf16:
-      return f(tensor::Kernels<__nv_bfloat16>{});
-    case DType::f16:
-      return f(tensor::Kernels<__half>{});
-    default:
-      return f(tensor::Kernels<float>{});
-  }
-}
-
 // How the forward pass is cut. The shapes alone decide, not the device: the same bits on every machine of a kind.
 struct LseGrid {
   int64_t strips, splits;
@@ -224,8 +202,8 @@ cudaError_t backward(const PairwiseLseBackward& args, void* memory, cudaStream_t
 }  // namespace
 
 size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseForward& args) {
-  if (is_for_tensor_cores(dtype, args.pairs)) {
-    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
+  if (tensor::takes(dtype, args.pairs)) {
+    return tensor::with_kernels(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
   }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto) {
     using T = typename decltype(type)::type;
@@ -236,8 +214,8 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseForward& args)
 }
 
 size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args) {
-  if (is_for_tensor_cores(dtype, args.pairs)) {
-    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
+  if (tensor::takes(dtype, args.pairs)) {
+    return tensor::with_kernels(dtype, [&](auto kernels) { return kernels.workspace_bytes(args); });
   }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto) {
     using T = typename decltype(type)::type;
@@ -255,8 +233,8 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseBackward& args
 
 cudaError_t pairwise_lse_forward(DType dtype, const PairwiseLseForward& args, void* workspace, cudaStream_t stream) {
   if (!valid(args.pairs) || args.row_lse == nullptr || workspace == nullptr) return cudaErrorInvalidValue;
-  if (is_for_tensor_cores(dtype, args.pairs)) {
-    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.forward(args, workspace, stream); });
+  if (tensor::takes(dtype, args.pairs)) {
+    return tensor::with_kernels(dtype, [&](auto kernels) { return kernels.forward(args, workspace, stream); });
   }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
     return forward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);
@@ -267,8 +245,8 @@ cudaError_t pairwise_lse_backward(DType dtype, const PairwiseLseBackward& args, 
   const bool rows_known = args.grad_row == nullptr || args.row_lse != nullptr;
   const bool cols_known = args.grad_col == nullptr || args.col_lse != nullptr;
   if (!valid(args.pairs) || !rows_known || !cols_known || workspace == nullptr) return cudaErrorInvalidValue;
-  if (is_for_tensor_cores(dtype, args.pairs)) {
-    return on_tensor_cores(dtype, [&](auto kernels) { return kernels.backward(args, workspace, stream); });
+  if (tensor::takes(dtype, args.pairs)) {
+    return tensor::with_kernels(dtype, [&](auto kernels) { return kernels.backward(args, workspace, stream); });
   }
   return dispatch(dtype, args.pairs.score, [&](auto type, auto score) {
     return backward<typename decltype(type)::type, typename decltype(score)::type>(args, workspace, stream);

@@ -41,15 +41,10 @@
 // |x|^2 - 2 x.y + |y|^2 cancel for near points where those of cuda.cu, from differences, have all their digits.
 #pragma once
 
-#include <algorithm>
-
 #include "common/cuda/launch.cuh"
 #include "ops/pairwise_lse/cuda_host.cuh"
-#include "ops/pairwise_lse/cuda_parts.cuh"
 #include "ops/pairwise_lse/cuda_tensor.h"
-#include "ops/pairwise_lse/gradient_requests.h"
-#include "ops/pairwise_lse/tensor_backward.cuh"
-#include "ops/pairwise_lse/tensor_forward.cuh"
+#include "ops/pairwise_lse/tensor_plan.cuh"
 
 namespace mi::tensor {
 
@@ -63,11 +58,6 @@ inline int shared_limit() {
       cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
     return 0;
   return bytes;
-}
-
-template <typename T>
-int64_t units_of(int64_t d) {
-  return ceil_div(d * static_cast<int64_t>(sizeof(T)), sizeof(Unit));
 }
 
 template <typename T>
@@ -92,6 +82,39 @@ auto with_grad_form(int64_t chunks, int limit, const F& f) {
   if (chunks <= 4 && GradShared<T, true, 4>::kBytes + kStaticShared <= limit) return f(std::true_type{}, Constant<4>{});
   return f(std::false_type{}, Constant<4>{});
 }
+
+// ---- the sweeps
+
+template <typename T>
+cudaError_t Kernels<T>::sweep(const LsePlan& plan, cudaStream_t stream) {
+  return with_lse_form<T>(ceil_div(plan.pass.x.width, kUnits), shared_limit(), [&](auto chunks) {
+    constexpr int kChunks = decltype(chunks)::value;
+    return launch(tensor_lse_kernel<T, kChunks>,
+                  dim3(static_cast<unsigned>(plan.strips), static_cast<unsigned>(plan.splits)), dim3(kThreads),
+                  LseShared<T, kChunks>::kBytes, stream, plan.pass);
+  });
+}
+
+template <typename T>
+int64_t Kernels<T>::slices(int64_t d) {
+  return with_grad_form<T>(chunks_of<T>(d), shared_limit(), [&](auto resident, auto chunks) {
+    return resident ? int64_t{1} : ceil_div(chunks_of<T>(d), decltype(chunks)::value);
+  });
+}
+
+template <typename T>
+cudaError_t Kernels<T>::sweep(const GradientPlan& plan, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.passes.splits * plan.passes.slices),
+                  static_cast<unsigned>(plan.requests.count));
+  return with_grad_form<T>(chunks_of<T>(plan.passes.d), shared_limit(), [&](auto resident, auto chunks) {
+    constexpr bool kResident = decltype(resident)::value;
+    constexpr int kChunks = decltype(chunks)::value;
+    return launch(tensor_gradient_kernel<T, kResident, kChunks>, grid, dim3(kGradThreads),
+                  GradShared<T, kResident, kChunks>::kBytes, stream, plan.passes);
+  });
+}
+
+// ---- operands
 
 // Rows as the kernels read them: where they are, or a copy with rows of whole units.
 template <typename T>
@@ -118,17 +141,16 @@ struct AlignedPoints {
   }
 };
 
-// Both sides, aligned, and the bounds.
+// What aligns both sides and finds the bounds.
 template <typename T>
-struct Operands {
+struct Preparation {
   AlignedPoints<T> x, y;
-  BoundsPass bounds;
+  BoundsPass bounds{};
   Groups row_groups{}, col_groups{};
 
-  Operands(const PairwiseScores& pairs, Workspace& workspace)
+  Preparation(const PairwiseScores& pairs, Workspace& workspace)
       : x(pairs.x, pairs.n, pairs.d, workspace),
         y(pairs.self() ? x : AlignedPoints<T>(pairs.y, pairs.m, pairs.d, workspace)) {
-    bounds = {};
     bounds.x = pairs.x;
     bounds.y = pairs.y;
     bounds.n = pairs.n;
@@ -146,9 +168,11 @@ struct Operands {
     col_groups = {pairs.col_groups, bounds.ranges[1]};
   }
 
-  cudaError_t prepare(bool self, cudaStream_t stream) const {
+  Operands operands() const { return {x.points, y.points, bounds.parts, row_groups, col_groups}; }
+
+  cudaError_t run(cudaStream_t stream) const {
     cudaError_t error = x.align(bounds.d, stream);
-    if (error == cudaSuccess && !self) error = y.align(bounds.d, stream);
+    if (error == cudaSuccess && bounds.y != nullptr) error = y.align(bounds.d, stream);
     if (error != cudaSuccess) return error;
     return launch(bounds_kernel<T>, dim3(kBoundBlocks), dim3(kThreads), 0, stream, bounds);
   }
@@ -157,139 +181,53 @@ struct Operands {
 // ---- forward
 
 template <typename T>
-struct ForwardPlan {
-  Operands<T> operands;
-  TensorLsePass pass{};
-  int64_t strips, splits;
+struct Forward {
+  Preparation<T> preparation;
+  LsePlan plan;
 
-  ForwardPlan(const PairwiseLseForward& args, Workspace& workspace) : operands(args.pairs, workspace) {
-    // Together as many as a large GPU holds at a time, two to an SM.
-    constexpr int64_t kStrips = 16, kSplits = 16, kBlocks = kStrips * kSplits;
-    const PairwiseScores& pairs = args.pairs;
-    const int64_t row_tiles = ceil_div(pairs.n, kLseRows), col_tiles = ceil_div(pairs.m, kLseCols);
-    // The shorter side leaves blocks over for the longer one.
-    const int64_t few_strips = std::min(row_tiles, kStrips), few_splits = std::min(col_tiles, kSplits);
-    strips = std::min(row_tiles, kBlocks / few_splits);
-    splits = std::min(col_tiles, kBlocks / few_strips);
-    operands.bounds.bias[1] = static_cast<const float*>(args.row_bias);
-    pass.x = operands.x.points;
-    pass.y = operands.y.points;
-    pass.scale = static_cast<const float*>(pairs.scale);
-    pass.bias = static_cast<const float*>(pairs.bias);
-    pass.row_bias = static_cast<const float*>(args.row_bias);
-    pass.row_groups = operands.row_groups;
-    pass.col_groups = operands.col_groups;
-    pass.bounds = operands.bounds.parts;
-    pass.exclude_diagonal = pairs.exclude_diagonal;
-    pass.triangle = pairs.self() && pairs.bias == nullptr && args.row_bias == nullptr;
-    pass.row_parts = workspace.take<LseState<float>>(splits * kColWarps * pairs.n);
-    if (pass.triangle || args.col_lse != nullptr) {
-      pass.col_parts = workspace.take<LseState<float>>(strips * pairs.m);
-    }
-  }
-
-  cudaError_t merge(const PairwiseLseForward& args, cudaStream_t stream) const {
-    auto* const row_lse = static_cast<float*>(args.row_lse);
-    auto* const col_lse = static_cast<float*>(args.col_lse);
-    const int64_t row_count = splits * kColWarps;
-    Jobs<MergeJob<float>> jobs;
-    if (pass.triangle) {
-      jobs.add({{pass.row_parts, pass.col_parts}, {row_count, strips}, pass.x.count, row_lse, col_lse});
-    } else {
-      jobs.add({{pass.row_parts, nullptr}, {row_count, 0}, pass.x.count, row_lse, nullptr});
-      if (col_lse != nullptr) jobs.add({{pass.col_parts, nullptr}, {strips, 0}, pass.y.count, col_lse, nullptr});
-    }
-    return merge_states(jobs, stream);
+  Forward(const PairwiseLseForward& args, Workspace& workspace)
+      : preparation(args.pairs, workspace), plan(preparation.operands(), args, workspace) {
+    preparation.bounds.bias[1] = static_cast<const float*>(args.row_bias);
   }
 };
 
 template <typename T>
 size_t Kernels<T>::workspace_bytes(const PairwiseLseForward& args) {
   Workspace workspace(nullptr);
-  ForwardPlan<T>(args, workspace);
+  Forward<T>(args, workspace);
   return workspace.used();
 }
 
 template <typename T>
 cudaError_t Kernels<T>::forward(const PairwiseLseForward& args, void* memory, cudaStream_t stream) {
   Workspace workspace(memory);
-  const ForwardPlan<T> plan(args, workspace);
-  cudaError_t error = plan.operands.prepare(args.pairs.self(), stream);
+  const Forward<T> call(args, workspace);
+  cudaError_t error = call.preparation.run(stream);
+  if (error == cudaSuccess) error = sweep(call.plan, stream);
   if (error != cudaSuccess) return error;
-  error = with_lse_form<T>(chunks_of<T>(args.pairs.d), shared_limit(), [&](auto chunks) {
-    constexpr int kChunks = decltype(chunks)::value;
-    return launch(tensor_lse_kernel<T, kChunks>,
-                  dim3(static_cast<unsigned>(plan.strips), static_cast<unsigned>(plan.splits)), dim3(kThreads),
-                  LseShared<T, kChunks>::kBytes, stream, plan.pass);
-  });
-  return error != cudaSuccess ? error : plan.merge(args, stream);
+  Jobs<MergeJob<float>> jobs;
+  jobs.add(call.plan.rows);
+  if (call.plan.cols.out != nullptr) jobs.add(call.plan.cols);
+  return merge_states(jobs, stream);
 }
 
 // ---- backward
 
 template <typename T>
-struct BackwardPlan {
-  PassRequests requests;
-  Operands<T> operands;
-  TensorGradPasses passes{};
-  int64_t tiles = 0;
+struct Backward {
+  Preparation<T> preparation;
+  GradientPlan plan;
 
-  BackwardPlan(const PairwiseLseBackward& args, int64_t slices, Workspace& workspace)
-      : requests(args), operands(args.pairs, workspace) {
-    // About two for each SM of a large GPU; a constant, so that it cannot change the bits.
-    constexpr int64_t kBlocks = 264;
-    const PairwiseScores& pairs = args.pairs;
-    operands.bounds.gradients[0] = static_cast<const float*>(args.grad_row);
-    operands.bounds.gradients[1] = static_cast<const float*>(args.grad_col);
-
-    TensorSide x{}, y{};
-    x.points = operands.x.points;
-    x.groups = operands.row_groups;
-    x.row_grad = static_cast<const float*>(args.grad_row);
-    x.row_lse = static_cast<const float*>(args.row_lse);
-    y.points = operands.y.points;
-    y.groups = operands.col_groups;
-    y.col_grad = static_cast<const float*>(args.grad_col);
-    y.col_lse = static_cast<const float*>(args.col_lse);
-    y.bias = static_cast<const float*>(pairs.bias);
-    if (pairs.self()) {
-      x.col_grad = y.col_grad;
-      x.col_lse = y.col_lse;
-      x.bias = y.bias;
-      y = x;
-    }
-
-    passes.scale = static_cast<const float*>(pairs.scale);
-    passes.bounds = operands.bounds.parts;
-    passes.d = pairs.d;
-    passes.slices = static_cast<int>(slices);
-    passes.exclude_diagonal = pairs.exclude_diagonal;
-    int64_t blocks = 0, most = kBlocks;
-    for (int i = 0; i < requests.count; ++i) {
-      const bool of_rows = requests.items[i].as_row;
-      const int64_t own = of_rows ? pairs.n : pairs.m, other = of_rows ? pairs.m : pairs.n;
-      tiles = std::max(tiles, ceil_div(own, kGradRows));
-      blocks += ceil_div(own, kGradRows) * slices;
-      most = std::min(most, ceil_div(other, kGradCols));
-    }
-    passes.splits = static_cast<int>(std::min(ceil_div(kBlocks, std::max<int64_t>(blocks, 1)), most));
-    for (int i = 0; i < requests.count; ++i) {
-      const PassRequest& request = requests.items[i];
-      TensorGradPass& pass = passes.of[i];
-      pass.own = request.as_row ? x : y;
-      pass.other = request.as_row ? y : x;
-      pass.as_row = request.as_row;
-      pass.as_col = request.as_col;
-      const int64_t own = pass.own.points.count;
-      if (request.points != nullptr) pass.point_parts = workspace.take<float>(passes.splits * own * pairs.d);
-      if (request.bias != nullptr) pass.bias_parts = workspace.take<float>(passes.splits * kColWarps * own);
-      if (request.scale != nullptr) {
-        pass.scale_parts = workspace.take<double>(passes.splits * ceil_div(own, kGradRows));
-      }
-    }
+  Backward(const PairwiseLseBackward& args, Workspace& workspace)
+      : preparation(args.pairs, workspace),
+        plan(preparation.operands(), args, Kernels<T>::slices(args.pairs.d), workspace) {
+    preparation.bounds.gradients[0] = static_cast<const float*>(args.grad_row);
+    preparation.bounds.gradients[1] = static_cast<const float*>(args.grad_col);
   }
 
   cudaError_t finish(int64_t d, cudaStream_t stream) const {
+    const PassRequests& requests = plan.requests;
+    const TensorGradPasses& passes = plan.passes;
     Jobs<SumJob<T>> points;
     for (int i = 0; i < requests.count; ++i) {
       if (requests.items[i].points == nullptr) continue;
@@ -300,15 +238,15 @@ struct BackwardPlan {
     for (int i = 0; i < requests.count && error == cudaSuccess; ++i) {
       const PassRequest& request = requests.items[i];
       const TensorGradPass& pass = passes.of[i];
-      const int64_t own = pass.own.points.count;
       if (request.bias != nullptr) {
         Jobs<SumJob<float>> biases;
-        biases.add({pass.bias_parts, passes.splits * kColWarps, own, nullptr, 1, static_cast<float*>(request.bias)});
+        biases.add({pass.bias_parts, passes.splits * kColWarps, pass.own.points.count, nullptr, 1,
+                    static_cast<float*>(request.bias)});
         error = sum_parts(biases, stream);
       }
       if (error == cudaSuccess && request.scale != nullptr) {
         error = launch(sum_scale_kernel<float>, dim3(1), dim3(kThreads), 0, stream, pass.scale_parts,
-                       passes.splits * ceil_div(own, kGradRows), 1, static_cast<float*>(request.scale));
+                       plan.scale_part_count(i), 1, static_cast<float*>(request.scale));
       }
     }
     return error;
@@ -316,36 +254,20 @@ struct BackwardPlan {
 };
 
 template <typename T>
-int64_t slices_of(int64_t d, int limit) {
-  return with_grad_form<T>(chunks_of<T>(d), limit, [&](auto resident, auto chunks) {
-    return resident ? int64_t{1} : ceil_div(chunks_of<T>(d), decltype(chunks)::value);
-  });
-}
-
-template <typename T>
 size_t Kernels<T>::workspace_bytes(const PairwiseLseBackward& args) {
   Workspace workspace(nullptr);
-  BackwardPlan<T>(args, slices_of<T>(args.pairs.d, shared_limit()), workspace);
+  Backward<T>(args, workspace);
   return workspace.used();
 }
 
 template <typename T>
 cudaError_t Kernels<T>::backward(const PairwiseLseBackward& args, void* memory, cudaStream_t stream) {
-  const int limit = shared_limit();
   Workspace workspace(memory);
-  const BackwardPlan<T> plan(args, slices_of<T>(args.pairs.d, limit), workspace);
-  if (plan.requests.count == 0) return cudaSuccess;
-  cudaError_t error = plan.operands.prepare(args.pairs.self(), stream);
-  if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.passes.splits * plan.passes.slices),
-                  static_cast<unsigned>(plan.requests.count));
-  error = with_grad_form<T>(chunks_of<T>(args.pairs.d), limit, [&](auto resident, auto chunks) {
-    constexpr bool kResident = decltype(resident)::value;
-    constexpr int kChunks = decltype(chunks)::value;
-    return launch(tensor_gradient_kernel<T, kResident, kChunks>, grid, dim3(kGradThreads),
-                  GradShared<T, kResident, kChunks>::kBytes, stream, plan.passes);
-  });
-  return error != cudaSuccess ? error : plan.finish(args.pairs.d, stream);
+  const Backward<T> call(args, workspace);
+  if (call.plan.requests.count == 0) return cudaSuccess;
+  cudaError_t error = call.preparation.run(stream);
+  if (error == cudaSuccess) error = sweep(call.plan, stream);
+  return error != cudaSuccess ? error : call.finish(args.pairs.d, stream);
 }
 
 }  // namespace mi::tensor

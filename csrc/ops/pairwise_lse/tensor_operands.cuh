@@ -63,13 +63,15 @@ __device__ __forceinline__ float largest_size(const float* values, int64_t n) {
   return largest;
 }
 
-__device__ __forceinline__ void find_ranges(const int64_t* groups, int64_t n, GroupRange* ranges) {
+// The ranges of groups group_of(0), .., group_of(n - 1). Every thread of kBoundBlocks blocks must call it.
+template <typename F>
+__device__ __forceinline__ void find_ranges(int64_t n, const F& group_of, GroupRange* ranges) {
   constexpr int kWarps = kThreads / kWarpSize;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
   for (int64_t part = static_cast<int64_t>(blockIdx.x) * kWarps + warp; part * kRangePoints < n;
        part += kBoundBlocks * kWarps) {
-    const int64_t first = part * kRangePoints + lane;
-    const int64_t a = groups[first < n ? first : n - 1], b = groups[first + kWarpSize < n ? first + kWarpSize : n - 1];
+    const int64_t first = part * kRangePoints + lane, second = first + kWarpSize;
+    const int64_t a = group_of(first < n ? first : n - 1), b = group_of(second < n ? second : n - 1);
     GroupRange range = {a < b ? a : b, a < b ? b : a};
 #pragma unroll
     for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
@@ -82,34 +84,49 @@ __device__ __forceinline__ void find_ranges(const int64_t* groups, int64_t n, Gr
   }
 }
 
+using BoundsScratch = SharedTile<float, 5, kThreads / kWarpSize>;
+
+// The bounds of a block, in thread 0, from those of its warps, which all their lanes know.
+__device__ __forceinline__ PairBounds block_bounds(const PairBounds& of_warp, BoundsScratch& scratch) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  if (static_cast<int>(threadIdx.x) % kWarpSize == 0) {
+    scratch(0, warp) = of_warp.x;
+    scratch(1, warp) = of_warp.y;
+    scratch(2, warp) = of_warp.col_bias;
+    scratch(3, warp) = of_warp.row_bias;
+    scratch(4, warp) = of_warp.gradient;
+  }
+  __syncthreads();
+  float largest[5] = {};
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int i = 0; i < 5; ++i) {
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) largest[i] = fmaxf(largest[i], scratch(i, w));
+    }
+  }
+  return {largest[0], largest[1], largest[2], largest[3], largest[4]};
+}
+
 // Grid: kBoundBlocks.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4) bounds_kernel(BoundsPass p) {
-  constexpr int kWarps = kThreads / kWarpSize;
-  __shared__ SharedTile<float, 5, kWarps> found;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  if (p.ranges[0] != nullptr) find_ranges(p.groups[0], p.n, p.ranges[0]);
-  if (p.ranges[1] != nullptr) find_ranges(p.groups[1], p.m, p.ranges[1]);
-  const float x = largest_norm(static_cast<const T*>(p.x), p.n, p.d);
-  const float y = p.y == nullptr ? x : largest_norm(static_cast<const T*>(p.y), p.m, p.d);
-  const float col_bias = warp_max(largest_size(p.bias[0], p.m)), row_bias = warp_max(largest_size(p.bias[1], p.n));
-  const float gradient = warp_max(fmaxf(largest_size(p.gradients[0], p.n), largest_size(p.gradients[1], p.m)));
-  if (lane == 0) {
-    found(0, warp) = x;
-    found(1, warp) = y;
-    found(2, warp) = col_bias;
-    found(3, warp) = row_bias;
-    found(4, warp) = gradient;
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  float largest[5] = {};
+  __shared__ BoundsScratch scratch;
 #pragma unroll
-  for (int i = 0; i < 5; ++i) {
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) largest[i] = fmaxf(largest[i], found(i, w));
+  for (int side = 0; side < 2; ++side) {
+    const int64_t* const groups = p.groups[side];
+    if (p.ranges[side] == nullptr) continue;
+    find_ranges(side == 0 ? p.n : p.m, [&](int64_t i) { return groups[i]; }, p.ranges[side]);
   }
-  p.parts[blockIdx.x] = {largest[0], largest[1], largest[2], largest[3], largest[4]};
+  PairBounds bounds{};
+  bounds.x = largest_norm(static_cast<const T*>(p.x), p.n, p.d);
+  bounds.y = p.y == nullptr ? bounds.x : largest_norm(static_cast<const T*>(p.y), p.m, p.d);
+  bounds.col_bias = warp_max(largest_size(p.bias[0], p.m));
+  bounds.row_bias = warp_max(largest_size(p.bias[1], p.n));
+  bounds.gradient = warp_max(fmaxf(largest_size(p.gradients[0], p.n), largest_size(p.gradients[1], p.m)));
+  bounds = block_bounds(bounds, scratch);
+  if (threadIdx.x == 0) p.parts[blockIdx.x] = bounds;
 }
 
 // The bounds of all blocks. All lanes of a warp must call it.
