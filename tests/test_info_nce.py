@@ -438,34 +438,3 @@ def test_a_direct_call_of_the_operator_is_checked(change, text):
     arguments |= change
     with pytest.raises(RuntimeError, match=text):
         torch.ops.mi_estimators.info_nce(*arguments.values(), True, True, False, 1.0, False, False, False)
-
-
-# ------------------------------------------------------------------------------- what runs on CUDA, run on the CPU
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("candidates", ["other", "both"])
-def test_rounded_points_give_the_loss_of_the_rounded_points(candidates: str, dtype: torch.dtype) -> None:
-    """The loss is exact for normalised points as their type holds them; gradients are off by its rounding."""
-    x, y = (torch.randn(70, 40, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (1, 2))
-    options = Options(candidates=candidates, reduction="sum")
-    factor = 1.0 if candidates == "both" else 0.5
-    arguments = (x, y, torch.tensor(10.0), None, None, candidates, True, True, False, factor, True, True, True)
-    loss, dx, dy, dscale = reference(*arguments, rounded=True)
-    points = [F.normalize(p.float(), dim=1).to(dtype).double() for p in (x, y)]
-    truth = dense(*points, torch.tensor(10.0, dtype=torch.float64), replace(options, normalize=False))
-    assert abs(loss.double() - truth) <= 2e-6 * truth
-    exact = [p.double().requires_grad_() for p in (x, y)]
-    scale = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
-    wanted = torch.autograd.grad(dense(*exact, scale, options), [*exact, scale])
-    for got, want in zip((dx, dy, dscale), wanted, strict=True):
-        assert relative_error(got, want) <= 8 * torch.finfo(dtype).eps
-    assert loss.dtype == dscale.dtype == torch.float32
-    assert dx.dtype == dy.dtype == dtype
-
-
-def test_rounding_leaves_floats_alone() -> None:
-    x, y = torch.randn(70, 40), torch.randn(70, 40)
-    arguments = (x, y, torch.tensor(10.0), None, None, "other", True, True, False, 0.01, True, True, True)
-    for plain, rounded in zip(reference(*arguments), reference(*arguments, rounded=True), strict=True):
-        assert torch.equal(plain, rounded)

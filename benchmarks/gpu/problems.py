@@ -30,10 +30,11 @@ def small_problems(device: str = "cuda") -> None:
                 (row.sum() + col.sum()).backward()
                 if n > 1:
                     mi.pairwise_lse(x, scale=scale, score=score, exclude_diagonal=True).sum().backward()
-    n, _, d = TILES
-    for dtype in (torch.float32, torch.bfloat16):
-        x, y = points(n, d, dtype), points(n, d, dtype)
-        (mi.info_nce(x, y, temperature=0.1) + mi.nt_xent(x, y, temperature=0.5)).backward()
+    for dtype in (torch.float32, *HALF, torch.float64):
+        for n, _, d in (ODD[-1], TILES):
+            x, y, groups = points(n, d, dtype), points(n, d, dtype), torch.arange(n, device=device) // 2
+            learned = torch.tensor(0.1, device=device, requires_grad=True)
+            (mi.info_nce(x, y, temperature=learned) + mi.nt_xent(x, y, temperature=0.5, groups=groups)).backward()
     mi.sinkhorn(points(130, 19, torch.float32), points(67, 19, torch.float32), epsilon=20.0, tol=0, max_iter=2)
     if device == "cuda":
         torch.cuda.synchronize()

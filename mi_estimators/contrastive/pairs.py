@@ -174,7 +174,6 @@ def _contrastive(
     with without_autocast(x):
         if x.dtype != y.dtype:  # autocast hands out mixed dtypes
             x, y = accumulated(x, y)
-        scale = inverse(temperature, x)
         fused = reduction != "none" and not hard_negative_beta and not banks
         if not fused or label_smoothing:
             x, y = prepared(x, normalize), prepared(y, normalize)
@@ -182,7 +181,7 @@ def _contrastive(
             pairs = _Pairs(
                 x,
                 y,
-                scale,
+                inverse(temperature, x),
                 candidates,
                 symmetric,
                 groups=None if groups is None else Classes.of(groups),
@@ -194,7 +193,7 @@ def _contrastive(
             loss = fused_info_nce(
                 x,
                 y,
-                scale=scale,
+                scale=inverse(temperature, x) if isinstance(temperature, Tensor) else 1 / temperature,
                 candidates=candidates,
                 symmetric=symmetric,
                 normalize=normalize,

@@ -13,14 +13,12 @@ The loss is a fixed weighted sum of the :math:`\ell_i`, so the gradient that arr
 soon as the :math:`n_i` are, before anybody calls backward: a kernel that still holds the scores need not form them
 again. The operator therefore returns the gradients beside the loss, and its backward only scales them.
 
-This file holds the operator whole: schema, torch reference on :mod:`~mi_estimators.ops.pairwise_lse` (which is what
-runs on CUDA, with points of half types as such), shape function, autograd, second derivatives. The compiled library
-adds the ``CPU`` kernel.
+This file holds the operator whole: schema, torch reference on :mod:`~mi_estimators.ops.pairwise_lse`, shape function,
+autograd, second derivatives. The compiled libraries add the ``CPU`` and the ``CUDA`` kernels.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -113,7 +111,7 @@ def _differentiable_loss(
     row, col = info_nce_terms(
         _prepared(x, normalize),
         _prepared(y, normalize),
-        scale=scale,
+        scale=scale.to(x.device),
         candidates=candidates,
         symmetric=symmetric,
         decoupled=decoupled,
@@ -149,17 +147,11 @@ def reference(
     need_x: bool,
     need_y: bool,
     need_scale: bool,
-    *,
-    rounded: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and gradients by the pairwise log-sum-exp and its backward; unwanted gradients come back empty.
-
-    ``rounded``: normalised points of half types are rounded to their type, for kernels that multiply those faster.
-    """
+    """Loss and gradients by the pairwise log-sum-exp and its backward; unwanted gradients come back empty."""
     n, both = x.shape[0], candidates == "both"
-    exact_x, exact_y = _prepared(x, normalize), _prepared(y, normalize)
-    px, py = (exact_x.to(x.dtype), exact_y.to(y.dtype)) if rounded else (exact_x, exact_y)
-    products = (px.to(exact_x.dtype) * py).sum(dim=1)
+    px, py, scale = _prepared(x, normalize), _prepared(y, normalize), scale.to(x.device)
+    products = (px * py).sum(dim=1)
     positives = scale * products
     # The pairs of pairwise_lse: its rows and columns, or all points against themselves.
     pairs: tuple[Any, ...]
@@ -173,7 +165,7 @@ def reference(
         row, none = torch.ops.mi_estimators.pairwise_lse(*pairs, symmetric)
         col = none
 
-    loss = exact_x.new_zeros(())
+    loss = px.new_zeros(())
     slopes = []  # of the whole loss, by each negative log-sum-exp
     for lse in (row, col) if both or symmetric else (row,):
         gap = lse - positives
@@ -181,7 +173,7 @@ def reference(
         slope = torch.ones_like(gap) if decoupled else torch.sigmoid(gap)
         slopes.append(factor * (slope if weights is None else slope * weights))
     total = slopes[0] if len(slopes) == 1 else slopes[0] + slopes[1]
-    empty = (x.new_empty(0), x.new_empty(0), exact_x.new_empty(0))
+    empty = (x.new_empty(0), x.new_empty(0), px.new_empty(0))
     if not (need_x or need_y or need_scale):
         return factor * loss, *empty
 
@@ -197,14 +189,13 @@ def reference(
     from_positives = (scale * total)[:, None]
     return (
         factor * loss,
-        _unprepare(dx - from_positives * py, x, exact_x, normalize) if need_x else empty[0],
-        _unprepare(dy - from_positives * px, y, exact_y, normalize) if need_y else empty[1],
+        _unprepare(dx - from_positives * py, x, px, normalize) if need_x else empty[0],
+        _unprepare(dy - from_positives * px, y, py, normalize) if need_y else empty[1],
         dscale - (total * products).sum() if need_scale else empty[2],
     )
 
 
 _library.impl("info_nce", reference, "CompositeExplicitAutograd")
-_library.impl("info_nce", functools.partial(reference, rounded=True), "CUDA")
 
 
 @torch.library.register_fake(_NAME, lib=_library)
@@ -305,7 +296,7 @@ def fused_info_nce(
     x: Tensor,
     y: Tensor,
     *,
-    scale: Tensor,
+    scale: float | Tensor,
     candidates: str = "other",
     symmetric: bool = True,
     normalize: bool = True,
@@ -323,7 +314,7 @@ def fused_info_nce(
     Args:
         x: one point of each pair.
         y: the other, of the same dtype.
-        scale: :math:`1 / 	au`, without dimensions, in the accumulation dtype; may require a gradient.
+        scale: :math:`1 / \tau`; a tensor without dimensions, in the accumulation dtype, may require a gradient.
         candidates: which points are negatives, see :func:`negative_lse`.
         symmetric: anchors on both sides (always so for ``"both"``).
         normalize: scale rows to unit length first.
@@ -337,8 +328,15 @@ def fused_info_nce(
           float64 for float64.
     """
     factor = 1.0 if candidates == "both" or not symmetric else 0.5
+    transformed = in_functorch()  # its transforms differentiate compositions, not operators with a registered backward
+    dtype = accumulation_dtype(x.dtype)
+    if not isinstance(scale, Tensor):
+        # The kernels read it on the host: no launch to write it on the device. What is compiled should have no part
+        # there, or torch would not make a CUDA graph of it.
+        on_device = transformed or torch.compiler.is_compiling()
+        scale = torch.full((), scale, dtype=dtype, device=x.device if on_device else "cpu")
     if weights is not None:
-        weights = weights.detach().to(scale.dtype)
+        weights = weights.detach().to(dtype)
     if reduction == "mean":
         if candidates == "both":
             factor /= 2
@@ -347,7 +345,7 @@ def fused_info_nce(
         else:
             weights = weights / weights.sum()
     options = (candidates, symmetric, normalize, decoupled, factor)
-    if in_functorch():  # its transforms differentiate compositions, not operators with a registered backward
+    if transformed:
         return _differentiable_loss(x, y, scale, weights, groups, *options)
     graph = torch.is_grad_enabled()
     needs = (graph and x.requires_grad, graph and y.requires_grad, graph and scale.requires_grad)

@@ -33,6 +33,7 @@ def kernels() -> ctypes.CDLL:
     library.moments_workspace.restype = ctypes.c_size_t
     library.marginals_workspace.restype = ctypes.c_size_t
     library.iteration_workspace.restype = ctypes.c_size_t
+    library.info_nce_workspace.restype = ctypes.c_size_t
     return library
 
 

@@ -1,4 +1,5 @@
 // The CUDA kernels of pairwise_lse, and of the operators that run its sweep, as a CPU library with C functions.
+#include "ops/info_nce/cuda.cu"
 #include "ops/pairwise_lse/cuda.cu"
 #include "ops/pairwise_lse/cuda_tensor_bf16.cu"
 #include "ops/pairwise_lse/cuda_tensor_f16.cu"
@@ -49,7 +50,17 @@ int iteration(int dtype, const mi::SinkhornIteration* args, void* workspace) {
   return mi::sinkhorn_iteration(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
 }
 
+size_t info_nce_workspace(int dtype, const mi::InfoNce* args) {
+  return mi::info_nce_workspace_bytes(static_cast<mi::DType>(dtype), *args);
+}
+
+int info_nce(int dtype, const mi::InfoNce* args, void* workspace) {
+  return mi::info_nce(static_cast<mi::DType>(dtype), *args, workspace, nullptr);
+}
+
 void set_shared_limit(int bytes) { simt::shared_limit = bytes; }
+
+int launches() { return simt::launches; }
 
 const char* last_error() { return simt::last_error().c_str(); }
 

@@ -34,6 +34,7 @@ cudaError_t cudaFuncSetAttribute(void (*)(Params...), cudaFuncAttribute, int byt
 
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), const Args&... args) {
+  ++simt::launches;
   const std::tuple<Params...> params(args...);
   const bool ok =
       simt::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { std::apply(kernel, params); });

@@ -13,6 +13,7 @@ enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 namespace simt {
 // What the device says of its shared memory; tests set it to that of smaller devices.
 inline int shared_limit = 227 * 1024;
+inline int launches = 0;  // so far
 }  // namespace simt
 
 inline cudaError_t cudaGetDevice(int* device) {
