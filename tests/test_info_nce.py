@@ -385,7 +385,7 @@ def test_opcheck(candidates):
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     weights, groups = torch.rand(9, dtype=torch.float64), torch.arange(9) // 2
     for w, g in ((None, None), (weights, groups)):
-        arguments = (x, y, scale, w, g, candidates, True, True, False, 0.1, True, True, True)
+        arguments = (x, y, scale, w, g, candidates, True, True, False, 0.1, True, True, True, w is None)
         torch.library.opcheck(torch.ops.mi_estimators.info_nce, arguments)
 
 

@@ -243,15 +243,16 @@ def test_opcheck(dtype, self_mode):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     scale, bias = torch.tensor(0.7, dtype=wide, requires_grad=True), torch.randn(m, dtype=wide, requires_grad=True)
     torch.library.opcheck(OPERATOR, (x, y, scale, bias, None, None, "dot", True, True))
-    torch.library.opcheck(OPERATOR, (x, y, scale, None, None, None, "sqeuclidean", False, False))
+    torch.library.opcheck(OPERATOR, (x, y, scale, None, None, None, "sqeuclidean", False, False, True))
     groups = (torch.arange(6) % 3, None if self_mode else torch.arange(5) % 4)
     torch.library.opcheck(OPERATOR, (x, y, scale, bias, *groups, "dot", False, True))
     gradients = (torch.randn(6, dtype=wide), torch.randn(m, dtype=wide))
-    for given_groups in ((None, None), groups):
+    for allow_tf32, given_groups in ((True, (None, None)), (False, groups)):
         with torch.no_grad():
             row, col = OPERATOR(x, y, scale, bias, *given_groups, "dot", False, True)
         saved = (row, col, x.detach(), None if y is None else y.detach(), scale.detach(), bias.detach(), *given_groups)
-        torch.library.opcheck(BACKWARD, (*gradients, *saved, "dot", False, True, not self_mode, True, True))
+        needed = (True, not self_mode, True, True)
+        torch.library.opcheck(BACKWARD, (*gradients, *saved, "dot", False, *needed, allow_tf32))
 
 
 def test_compiles_to_one_graph_and_agrees():

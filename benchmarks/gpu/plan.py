@@ -21,7 +21,7 @@ import mi_estimators as mi
 from benchmarks.bars import FASTEST, Bar
 from benchmarks.floor import DX, DY, SCORES, Products
 from benchmarks.gpu import peers
-from benchmarks.harness import COMPILE, EAGER, FLOOR, OURS, Contender, Entry, Params, Row, Tensors
+from benchmarks.harness import COMPILE, EAGER, FLOOR, OURS, Check, Contender, Entry, Params, Row, Tensors
 from benchmarks.suites import infonce, sinkhorn
 from benchmarks.suites.common import compiled, two_views
 from benchmarks.suites.peers import LINEAR_CROSS_ENTROPY_BOTH
@@ -32,6 +32,7 @@ class Item:
     """One problem of an entry, and the contenders that take part; all of the entry's where none are named.
 
     ``launches``: count the kernels of a call. ``alone``: too large for a reference, one call of the only contender.
+    ``precision``: that torch is set to for products of float32, also its own.
     """
 
     entry: Entry
@@ -40,6 +41,7 @@ class Item:
     mode: str = "both"
     launches: bool = False
     alone: bool = False
+    precision: str = "highest"
 
     @property
     def contenders(self) -> tuple[Contender, ...]:
@@ -69,6 +71,8 @@ SYMMETRIC = replace(
         peers.LIGER,
     ),
 )
+
+SYMMETRIC_TF32 = replace(SYMMETRIC, name="info_nce, TF32", check=Check(at_most=1e-2))
 
 NO_TRIANGLE = f"{OURS}, without the triangle"
 
@@ -143,7 +147,7 @@ SIGMOID = Entry(
     floor=sigmoid_products,
 )
 
-ENTRIES = (SYMMETRIC, NT_XENT, SINKHORN, SIGMOID)
+ENTRIES = (SYMMETRIC, SYMMETRIC_TF32, NT_XENT, SINKHORN, SIGMOID)
 
 # --------------------------------------------------------------------------------------------------------------- table
 
@@ -166,6 +170,7 @@ PLAN: tuple[Item, ...] = (
     Item(NT_XENT, _half(32768, 128)),
     Item(SYMMETRIC, _half(65536, 256), only=(OURS, EAGER)),
     *(Item(SYMMETRIC, _full(n, 128), only=(OURS, EAGER)) for n in (4096, 8192, 16384)),
+    Item(SYMMETRIC_TF32, _full(16384, 128), only=(OURS, EAGER), precision="high"),
     Item(SYMMETRIC, LARGEST, only=(OURS,), alone=True),
     Item(SINKHORN, TRANSPORT, mode="forward"),
     Item(SIGMOID, SIGLIP),
@@ -191,6 +196,7 @@ BARS: tuple[Bar, ...] = (
     Bar("info_nce", LARGEST, OURS, of="time", at_most=60.0),
     Bar("info_nce", _full(4096, 128), OURS, EAGER, of="error", at_most=2.0),
     *(Bar("info_nce", _full(n, 128), EAGER, OURS, at_least=1.3) for n in (8192, 16384)),
+    Bar("info_nce, TF32", _full(16384, 128), EAGER, OURS, at_least=1.3),
     Bar("sinkhorn", TRANSPORT, OURS, peers.FLASH_SINKHORN.name, mode="forward", at_most=1.2),
 )
 

@@ -56,6 +56,7 @@ def work(path: Path, device: Device, plan: Sequence[Item], until: float, budget:
 def measured_or_refused(item: Item, conditions: Conditions) -> Measured:
     """The case, or why it has no numbers: its inputs or its reference failed."""
     conditions.began(WHOLE_CASE)
+    torch.set_float32_matmul_precision(item.precision)
     try:
         return measure(item, conditions)
     except DeviceLostError:

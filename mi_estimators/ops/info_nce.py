@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mi_estimators.ops.pairwise_lse import (
     accumulation_dtype,
+    allows_tf32,
     in_functorch,
     unchecked_pairwise_lse,
 )
@@ -38,7 +39,8 @@ _NAME = "mi_estimators::info_nce"
 _library = torch.library.Library("mi_estimators", "FRAGMENT")
 _library.define(
     "info_nce(Tensor x, Tensor y, Tensor scale, Tensor? weights, Tensor? groups, str candidates, bool symmetric,"
-    " bool normalize, bool decoupled, float factor, bool need_x, bool need_y, bool need_scale)"
+    " bool normalize, bool decoupled, float factor, bool need_x, bool need_y, bool need_scale,"
+    " bool allow_tf32=False)"
     " -> (Tensor loss, Tensor dx, Tensor dy, Tensor dscale)"
 )
 
@@ -147,6 +149,7 @@ def reference(
     need_x: bool,
     need_y: bool,
     need_scale: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss and gradients by the pairwise log-sum-exp and its backward; unwanted gradients come back empty."""
     n, both = x.shape[0], candidates == "both"
@@ -158,11 +161,11 @@ def reference(
     if both:
         own = torch.arange(n, device=x.device) if groups is None else groups
         pairs = (torch.cat([px, py]), None, scale, None, torch.cat([own, own]), None, "dot", True)
-        joint, none = torch.ops.mi_estimators.pairwise_lse(*pairs, False)
+        joint, none = torch.ops.mi_estimators.pairwise_lse(*pairs, False, allow_tf32)
         row, col = joint[:n], joint[n:]
     else:
         pairs = (px, py, scale, None, groups, groups, "dot", True)
-        row, none = torch.ops.mi_estimators.pairwise_lse(*pairs, symmetric)
+        row, none = torch.ops.mi_estimators.pairwise_lse(*pairs, symmetric, allow_tf32)
         col = none
 
     loss = px.new_zeros(())
@@ -180,12 +183,13 @@ def reference(
     backward = torch.ops.mi_estimators.pairwise_lse_backward
     if both:
         dz, _, dscale, _ = backward(
-            torch.cat(slopes), None, joint, none, *pairs, need_x or need_y, False, need_scale, False
+            torch.cat(slopes), None, joint, none, *pairs, need_x or need_y, False, need_scale, False, allow_tf32
         )
         dx, dy = dz[:n], dz[n:]
     else:
         slope_of_columns = slopes[1] if symmetric else None
-        dx, dy, dscale, _ = backward(slopes[0], slope_of_columns, row, col, *pairs, need_x, need_y, need_scale, False)
+        needs = (need_x, need_y, need_scale, False)
+        dx, dy, dscale, _ = backward(slopes[0], slope_of_columns, row, col, *pairs, *needs, allow_tf32)
     from_positives = (scale * total)[:, None]
     return (
         factor * loss,
@@ -213,6 +217,7 @@ def _fake(
     need_x: bool,
     need_y: bool,
     need_scale: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = accumulation_dtype(x.dtype)
     return (
@@ -230,13 +235,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     _, dx, dy, dscale = output
     ctx.save_for_backward(*inputs[:5], dx, dy, dscale)
     ctx.options = inputs[5:10]
-    ctx.needs = inputs[10:]
+    ctx.needs = inputs[10:13]
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, grad_loss: Tensor | None, *grad_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     *inputs, dx, dy, dscale = ctx.saved_tensors
-    found: list[Tensor | None] = [None] * 13
+    found: list[Tensor | None] = [None] * 14
     if grad_loss is not None:
         for i, gradient in enumerate((dx, dy, dscale)):
             if ctx.needs[i]:
@@ -351,4 +356,4 @@ def fused_info_nce(
     needs = (graph and x.requires_grad, graph and y.requires_grad, graph and scale.requires_grad)
     eager = any(needs) and not torch.compiler.is_compiling()
     operator = _Fused.apply if eager else torch.ops.mi_estimators.info_nce
-    return operator(x, y, scale, weights, groups, *options, *needs)[0]
+    return operator(x, y, scale, weights, groups, *options, *needs, allows_tf32(x))[0]

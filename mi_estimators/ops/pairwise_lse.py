@@ -35,12 +35,13 @@ _BACKWARD_NAME = "mi_estimators::pairwise_lse_backward"
 _library = torch.library.Library("mi_estimators", "DEF")
 _library.define(
     "pairwise_lse(Tensor x, Tensor? y, Tensor scale, Tensor? bias, Tensor? row_groups, Tensor? col_groups, str score,"
-    " bool exclude_diagonal, bool columns) -> (Tensor row_lse, Tensor col_lse)"
+    " bool exclude_diagonal, bool columns, bool allow_tf32=False) -> (Tensor row_lse, Tensor col_lse)"
 )
 _library.define(
     "pairwise_lse_backward(Tensor? grad_row, Tensor? grad_col, Tensor row_lse, Tensor col_lse, Tensor x, Tensor? y,"
     " Tensor scale, Tensor? bias, Tensor? row_groups, Tensor? col_groups, str score, bool exclude_diagonal,"
-    " bool need_x, bool need_y, bool need_scale, bool need_bias) -> (Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)"
+    " bool need_x, bool need_y, bool need_scale, bool need_bias, bool allow_tf32=False)"
+    " -> (Tensor dx, Tensor dy, Tensor dscale, Tensor dbias)"
 )
 
 
@@ -165,8 +166,12 @@ def reference_forward(
     score: str,
     exclude_diagonal: bool,
     columns: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The operator in torch: what the kernels are compared with, and what runs where there is no kernel."""
+    """The operator in torch: what the kernels are compared with, and what runs where there is no kernel.
+
+    Its products are torch's own, which look at torch's settings themselves: ``allow_tf32`` is for the kernels.
+    """
     wide_x, wide_y = widened(x, y, score)
     row_parts = []
     col_lse = wide_x.new_full((wide_y.shape[0],), -math.inf) if columns else wide_x.new_empty(0)
@@ -195,6 +200,7 @@ def reference_backward(
     need_y: bool,
     need_scale: bool,
     need_bias: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients in torch operations that autograd can differentiate again; unwanted ones come back empty."""
     wide_x, wide_y = widened(x, y, score)
@@ -258,6 +264,7 @@ def _fake_forward(
     score: str,
     exclude_diagonal: bool,
     columns: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(x.dtype)
     m = (x if y is None else y).shape[0]
@@ -282,6 +289,7 @@ def _fake_backward(
     need_y: bool,
     need_scale: bool,
     need_bias: bool,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(x.dtype)
     m = (x if y is None else y).shape[0]
@@ -294,26 +302,26 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns = inputs
+    x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns, allow_tf32 = inputs
     row_lse, col_lse = output
     ctx.save_for_backward(x, y, scale, bias, row_groups, col_groups, row_lse, col_lse)
-    ctx.options = (score, exclude_diagonal, columns)
+    ctx.options = (score, exclude_diagonal, columns, allow_tf32)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None) -> tuple[Tensor | None, ...]:
     x, y, scale, bias, row_groups, col_groups, row_lse, col_lse = ctx.saved_tensors
-    score, exclude_diagonal, columns = ctx.options
+    score, exclude_diagonal, columns, allow_tf32 = ctx.options
     if not columns:
         grad_col = None
     if grad_row is None and grad_col is None:
-        return (None,) * 9
+        return (None,) * 10
     need_x, need_y, need_scale, need_bias = ctx.needs_input_grad[:4]
     need = (need_x, need_y and y is not None, need_scale, need_bias and bias is not None)
     backward = _BackwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse_backward
     pairs = (x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal)
-    found = backward(grad_row, grad_col, row_lse, col_lse, *pairs, *need)
-    return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), *(None,) * 5)
+    found = backward(grad_row, grad_col, row_lse, col_lse, *pairs, *need, allow_tf32)
+    return (*(gradient if wanted else None for gradient, wanted in zip(found, need, strict=True)), *(None,) * 6)
 
 
 def _setup_backward_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -328,7 +336,7 @@ def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     wanted = [i for i, tensor in enumerate(inputs) if tensor is not None and ctx.needs_input_grad[i]]
     used = [i for i, gradient in enumerate(grads) if gradient is not None]
     if not wanted or not used:
-        return (None,) * 16
+        return (None,) * 17
 
     def of_wanted(*tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = dict(enumerate(inputs)) | dict(zip(wanted, tensors, strict=True))
@@ -337,7 +345,7 @@ def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
 
     pull_back = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted))[1]
     found = pull_back(tuple(grads[i] for i in used))
-    result: list[Tensor | None] = [None] * 16
+    result: list[Tensor | None] = [None] * 17
     for i, gradient in zip(wanted, found, strict=True):
         result[i] = gradient
     return tuple(result)
@@ -393,6 +401,24 @@ torch.library.register_vmap(
 
 
 # ------------------------------------------------------------------------------------------------ public function
+
+
+def tf32_is_allowed() -> bool:
+    """Whether torch may round its own float32 products on CUDA to TF32, whichever of its settings says so.
+
+    The newest of them, which is this one, follows the others; those raise an error once it has been used.
+    """
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+# torch.compile cannot trace the look, so it takes the answer for a constant, as torch.compiler.assume_constant_result
+# asks it to (at the price of importing the compiler). Its guards compile again when the setting changes.
+tf32_is_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def allows_tf32(x: Tensor) -> bool:
+    """Whether products of this tensor may be rounded to TF32: the operators' last argument."""
+    return x.dtype == torch.float32 and x.is_cuda and tf32_is_allowed()
 
 
 def _autocast(x: Tensor, y: Tensor | None, score: str) -> tuple[Tensor, Tensor | None]:
@@ -548,7 +574,9 @@ def pairwise_lse(
     in float32 for half types (float64 for float64) and shifted by their maximum, so any finite score is safe. A row
     or column whose scores are all ``-inf``, or left out, has the value ``-inf`` and gradient 0. Second derivatives
     are supported through the torch reference and need O(N M) memory. Under autocast, dot products run in the autocast
-    dtype and distances in float32.
+    dtype and distances in float32. On CUDA, dot products of float32 and their gradients are rounded to TF32 (11
+    significant bits) where torch's own are, by ``torch.set_float32_matmul_precision("high")`` or
+    ``torch.backends.cuda.matmul``; not unless that is set. The setting at the call counts for its gradients too.
 
     Args:
         x: the rows.
@@ -625,5 +653,7 @@ def unchecked_pairwise_lse(
         bias = check_bias(bias, x, x.shape[0] if y is None else y.shape[0])
     row_groups, col_groups = _check_both_groups(row_groups, col_groups, x, y)
     operator = _ForwardFunction.apply if in_functorch() else torch.ops.mi_estimators.pairwise_lse
-    row_lse, col_lse = operator(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns)
+    row_lse, col_lse = operator(
+        x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal, columns, allows_tf32(x)
+    )
     return (row_lse, col_lse) if columns else row_lse

@@ -54,6 +54,24 @@ def ours(x: Tensor, y: Tensor, scale: Tensor, both: bool, symmetric: bool, group
     return mi.info_nce(x, y, temperature=1 / scale, symmetric=symmetric, groups=groups)
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("d", [8, 128])
+def test_float32_is_rounded_to_tf32_where_torch_may(both: bool, d: int) -> None:
+    x, y = pairs(500, d, torch.float32)
+    scale = torch.tensor(5.0, device="cuda")
+
+    def gradients(*points: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(ours(*points, scale, both, True, None), points)
+
+    truth = gradients(*(side.detach().double().requires_grad_() for side in (x, y)))
+    exact = gradients(x, y)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    for rounded, without, want in zip(gradients(x, y), exact, truth, strict=True):
+        error = relative_error(rounded, want)
+        assert error <= 2**-8
+        assert error >= 3 * relative_error(without, want)
+
+
 def relative_error(value: Tensor, truth: Tensor) -> float:
     return ((value.double() - truth).norm() / truth.norm()).item()
 

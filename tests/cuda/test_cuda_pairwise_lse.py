@@ -322,6 +322,31 @@ def test_same_bits_on_every_run(dtype: torch.dtype, score: str) -> None:
         )
 
 
+@pytest.mark.parametrize("d", [8, 64, 300])
+def test_float32_is_rounded_to_tf32_where_torch_may(d: int) -> None:
+    """Forward and backward: errors of TF32's size, beside float32's without; as the forward was called."""
+    x, y = points(500, d, torch.float32).requires_grad_(), points(400, d, torch.float32, 1).requires_grad_()
+    scale = torch.full((), 5.0, device="cuda", requires_grad=True)
+
+    def results(between: bool, within: bool) -> tuple[Tensor, ...]:
+        torch.backends.cuda.matmul.allow_tf32 = within
+        row, col = mi.pairwise_lse(x, y, scale=scale, columns=True)
+        torch.backends.cuda.matmul.allow_tf32 = between
+        return row, col, *torch.autograd.grad((row.square().sum() + col.square().sum()), (x, y, scale))
+
+    wide = [t.detach().double().requires_grad_() for t in (x, y, scale)]
+    row, col = mi.pairwise_lse(wide[0], wide[1], scale=wide[2], columns=True)
+    truth = row, col, *torch.autograd.grad((row.square().sum() + col.square().sum()), wide)
+
+    rounded, exact = results(False, True), results(True, False)
+    for name, got, other, want in zip(("row", "col", "dx", "dy", "dscale"), rounded, exact, truth, strict=True):
+        size = want.abs().max()
+        error, other_error = ((value.double() - want).abs().mean() / size for value in (got, other))
+        assert error <= 2**-9, name
+        assert other_error <= 2**-19, name
+        assert name == "dscale" or error >= 3 * other_error, name
+
+
 def test_works_on_the_current_stream() -> None:
     x, y = points(500, 32, torch.float32), points(400, 32, torch.float32, 1)
     expected = mi.pairwise_lse(x, y, scale=2.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ class Args(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "y", "scale", "weights", "groups")),
         *((name, ctypes.c_int64) for name in ("n", "d")),
-        *((name, ctypes.c_bool) for name in ("both", "symmetric", "normalize", "decoupled")),
+        *((name, ctypes.c_bool) for name in ("both", "symmetric", "normalize", "decoupled", "allow_tf32")),
         *((name, ctypes.c_double) for name in ("factor", "scale_value")),
         *((name, ctypes.c_void_p) for name in ("loss", *OUTPUTS)),
     )
@@ -44,6 +45,7 @@ class Problem:
     wanted: tuple[str, ...] = OUTPUTS
     likeness: float = 0.5  # of the two points of a pair
     scale_on_host: bool = False
+    allow_tf32: bool = False
     seed: int = 0
     x: torch.Tensor = field(init=False)
     y: torch.Tensor = field(init=False)
@@ -90,6 +92,7 @@ def run(library: ctypes.CDLL, problem: Problem) -> Tensors:
         give("weights", problem.weights),
         give("groups", problem.groups),
         *(problem.n, problem.d, problem.both, problem.symmetric, problem.normalize, problem.decoupled),
+        problem.allow_tf32,
         *(problem.factor, problem.scale, take("loss", (1,), acc)),
     )
     for name, (shape, dtype) in problem.outputs.items():
@@ -229,6 +232,22 @@ def test_the_truth_is_autograds(both: bool, decoupled: bool) -> None:
 @pytest.mark.parametrize("scale", [5.0, 100.0])  # without a shift, and with one
 def test_forms(kernels: ctypes.CDLL, dtype: str, d: int, both: bool, scale: float) -> None:
     check(kernels, Problem(70, d, dtype, scale=scale, both=both))
+
+
+@pytest.mark.parametrize("d", [8, 40, 130])
+@pytest.mark.parametrize("both", [False, True])
+def test_one_tf32_product_where_it_is_allowed(kernels: ctypes.CDLL, d: int, both: bool) -> None:
+    """Errors larger than float's, within what rounding unit vectors to 11 bits can do: see test_simt_tf32."""
+    problem = Problem(70, d, both=both)
+    off = (1 + 2.0**-11) ** 2 - 1
+    bound = off + math.expm1(2 * off * problem.scale)
+    truth, sizes = evaluate(problem, torch.float64, rounded=False)
+    exact, allowed = run(kernels, problem), run(kernels, replace(problem, allow_tf32=True))
+    for name, value in allowed.items():
+        error, without = ((found.double() - truth[name]).abs() for found in (value, exact[name]))
+        assert (error <= 2 * bound * sizes[name]).all(), f"{name}: {float((error / sizes[name]).max()):.3g}"
+        if name in ("dx", "dy"):  # one number can be right by luck
+            assert error.mean() >= 3 * without.mean(), name
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 129, 200])

@@ -35,6 +35,7 @@ class Pairs(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n", "m", "d")),
         ("score", ctypes.c_int32),
         ("exclude_diagonal", ctypes.c_bool),
+        ("allow_tf32", ctypes.c_bool),
     )
 
 
@@ -88,6 +89,7 @@ class Problem:
     spread: float = 1.0
     offset: float = 0.0
     seed: int = 0
+    allow_tf32: bool = False
     in_place: bool = False  # x is read where it is, without a guard
     wanted: frozenset[str] = frozenset({"dx", "dy", "dscale", "dbias"})
     x: torch.Tensor = field(init=False)
@@ -152,7 +154,7 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
     row_groups = give("row_groups", problem.row_groups)
     col_groups = row_groups if problem.self_mode else give("col_groups", problem.col_groups)
     sizes = (problem.n, problem.m, problem.d)
-    options = (SCORE_CODES[problem.score], problem.exclude_diagonal)
+    options = (SCORE_CODES[problem.score], problem.exclude_diagonal, problem.allow_tf32)
     pairs = Pairs(x, y, scale, bias, row_groups, col_groups, *sizes, *options)
 
     forward = Forward(pairs, take("row_lse", (problem.n,), acc))

@@ -5,8 +5,9 @@
 // banks, and so do the eight units of one row.
 //
 // float is multiplied as TF32 in three products, high x high, high x low and low x high: what is left out is 2^-22 of a
-// product at most. Tensor cores truncate when they add, so sums of floats are begun anew with every eight coordinates,
-// small products first, and added up outside of them.
+// product at most; where that is allowed, in the first alone, which leaves out 2^-10 of it. Tensor cores truncate when
+// they add, so sums of floats are begun anew with every eight coordinates, small products first, and added up outside
+// of them.
 #pragma once
 
 #include <cstdint>
@@ -172,7 +173,7 @@ struct SplitWords {
 };
 
 // sums[m] += A_m B for both 16-row halves of a warp's rows. `corrected` (float only): with the products of low parts;
-// without them infinite coordinates stay infinite instead of turning into NaN.
+// without them results are those of TF32, and infinite coordinates stay infinite instead of turning into NaN.
 template <typename T>
 struct RowFragments {
   uint32_t words[2][4];

@@ -33,7 +33,7 @@ void launch(ScalarType given, const mi::InfoNce& args) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor x, Tensor y, Tensor scale, std::optional<Tensor> weights,
                                                     std::optional<Tensor> groups, std::string candidates,
                                                     bool symmetric, bool normalize, bool decoupled, double factor,
-                                                    bool need_x, bool need_y, bool need_scale) {
+                                                    bool need_x, bool need_y, bool need_scale, bool /*allow_tf32*/) {
   STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "info_nce: x must be a non-empty matrix");
   STD_TORCH_CHECK(y.dim() == 2 && y.size(0) == x.size(0) && y.size(1) == x.size(1) && y.is_cpu(),
                   "info_nce: y must be a CPU matrix of the shape of x");

@@ -16,7 +16,7 @@ using torch::stable::Tensor;
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor x, Tensor y, Tensor scale, std::optional<Tensor> weights,
                                                     std::optional<Tensor> groups, std::string candidates,
                                                     bool symmetric, bool normalize, bool decoupled, double factor,
-                                                    bool need_x, bool need_y, bool need_scale) {
+                                                    bool need_x, bool need_y, bool need_scale, bool allow_tf32) {
   constexpr const char* kName = "info_nce";
   STD_TORCH_CHECK(x.dim() == 2 && x.numel() > 0, "info_nce: x must be a non-empty matrix");
   STD_TORCH_CHECK(y.dim() == 2 && y.size(0) == x.size(0), "info_nce: y must have the shape of x");
@@ -53,6 +53,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce(Tensor x, Tensor y, Tensor s
   args.normalize = normalize;
   args.decoupled = decoupled;
   args.factor = factor;
+  args.allow_tf32 = allow_tf32;
 
   // An unwanted gradient is an empty tensor here, and null to the kernels.
   const auto output = [&](bool wanted, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType type) {

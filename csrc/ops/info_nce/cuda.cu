@@ -95,6 +95,7 @@ struct InfoNceCall {
     pairs.n = pairs.m = rows;
     pairs.d = args.d;
     pairs.exclude_diagonal = true;
+    pairs.allow_tf32 = args.allow_tf32;
 
     lse = workspace.take<A>(sides * n);
     anchors.sides = sides;
@@ -275,6 +276,7 @@ template <typename F>
 auto with_call(DType dtype, const InfoNce& args, Workspace& workspace, const F& f) {
   PairwiseScores pairs;
   pairs.d = args.d;
+  pairs.allow_tf32 = args.allow_tf32;
   if (tensor::takes(dtype, pairs)) {
     switch (dtype) {
       case DType::bf16:
@@ -300,8 +302,7 @@ size_t info_nce_workspace_bytes(DType dtype, const InfoNce& args) {
 }
 
 cudaError_t info_nce(DType dtype, const InfoNce& args, void* memory, cudaStream_t stream) {
-  if (args.x == nullptr || args.y == nullptr || args.loss == nullptr || memory == nullptr ||
-      args.n < 1 || args.d < 1) {
+  if (args.x == nullptr || args.y == nullptr || args.loss == nullptr || memory == nullptr || args.n < 1 || args.d < 1) {
     return cudaErrorInvalidValue;
   }
   Workspace workspace(memory);

@@ -25,6 +25,7 @@ struct InfoNce {
   const int64_t* groups = nullptr;  // [n] or null
   int64_t n = 0, d = 0;
   bool both = false, symmetric = false, normalize = false, decoupled = false;
+  bool allow_tf32 = false;  // CUDA: as in PairwiseScores
   double factor = 1, scale_value = 1;
   void* loss = nullptr;    // [1]
   void* dx = nullptr;      // [n, d] or null: not wanted, and costs nothing

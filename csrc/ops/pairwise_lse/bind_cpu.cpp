@@ -16,7 +16,7 @@ using torch::stable::Tensor;
 
 std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor scale, std::optional<Tensor> bias,
                                    std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
-                                   std::string score, bool exclude_diagonal, bool columns) {
+                                   std::string score, bool exclude_diagonal, bool columns, bool /*allow_tf32*/) {
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   Tensor row_lse = new_vector(x, operands.pairs.n, operands.accumulation);
   Tensor col_lse = new_vector(x, columns ? operands.pairs.m : 0, operands.accumulation);
@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
                                                     Tensor scale, std::optional<Tensor> bias,
                                                     std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                                     std::string score, bool exclude_diagonal, bool need_x, bool need_y,
-                                                    bool need_scale, bool need_bias) {
+                                                    bool need_scale, bool need_bias, bool /*allow_tf32*/) {
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   const ScalarType accumulation = operands.accumulation;
   const int64_t n = operands.pairs.n, m = operands.pairs.m, d = operands.pairs.d;

@@ -13,12 +13,13 @@ using torch::stable::Tensor;
 
 std::tuple<Tensor, Tensor> forward(Tensor x, std::optional<Tensor> y, Tensor scale, std::optional<Tensor> bias,
                                    std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
-                                   std::string score, bool exclude_diagonal, bool columns) {
+                                   std::string score, bool exclude_diagonal, bool columns, bool allow_tf32) {
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   Tensor row_lse = new_tensor(x, {operands.pairs.n}, operands.accumulation);
   Tensor col_lse = new_tensor(x, {columns ? operands.pairs.m : 0}, operands.accumulation);
   mi::PairwiseLseForward args;
   args.pairs = operands.pairs;
+  args.pairs.allow_tf32 = allow_tf32;
   args.row_lse = row_lse.mutable_data_ptr();
   args.col_lse = columns ? col_lse.mutable_data_ptr() : nullptr;
   launch("pairwise_lse", x, mi::pairwise_lse_workspace_bytes(operands.dtype, args), mi::pairwise_lse_forward,
@@ -31,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
                                                     Tensor scale, std::optional<Tensor> bias,
                                                     std::optional<Tensor> row_groups, std::optional<Tensor> col_groups,
                                                     std::string score, bool exclude_diagonal, bool need_x, bool need_y,
-                                                    bool need_scale, bool need_bias) {
+                                                    bool need_scale, bool need_bias, bool allow_tf32) {
   const Operands operands(x, y, scale, bias, row_groups, col_groups, score, exclude_diagonal);
   const mi::PairwiseScores& pairs = operands.pairs;
   const bool want_y = need_y && y.has_value();
@@ -44,6 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(std::optional<Tensor> grad_r
 
   mi::PairwiseLseBackward args;
   args.pairs = pairs;
+  args.pairs.allow_tf32 = allow_tf32;
   std::optional<Tensor> rows, cols, row_grads, col_grads;  // keep contiguous copies alive until the launch
   if (grad_row.has_value()) {
     args.row_lse = rows.emplace(operands.vector(row_lse, "row_lse", pairs.n)).const_data_ptr();

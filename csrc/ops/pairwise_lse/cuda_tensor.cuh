@@ -3,8 +3,8 @@
 //
 // Maths. Forward: s_ij = scale x_i.y_j + bias_j, then sums of exponentials along rows and, in the same sweep, along
 // columns. Backward: G_ij of kernel.h is formed from scores computed again, rounded to the element type (float: to two
-// TF32 numbers), and multiplied with the other side's points, so that a side's gradient is two products: the scheme of
-// flash attention with the keys for values. dscale and dbias take G before it is rounded.
+// TF32 numbers, or one), and multiplied with the other side's points, so that a side's gradient is two products: the
+// scheme of flash attention with the keys for values. dscale and dbias take G before it is rounded.
 //
 // One exponential a pair. If |scale| max|x| max|y| + max|bias| <= 40, which a first kernel finds out, no exponential
 // can overflow or lose what a float holds, so the sums take e^s without a shift, rows and columns share it, and the
@@ -32,9 +32,10 @@
 // m) d). Shared memory: LseShared and GradShared, 99 KiB or less in one of their forms.
 //
 // Numerics. Half types are exact in the products and accumulate in fp32; their gradients leave the tensor cores, which
-// truncate when they add, every 16,384 partners. float is three TF32 products with sums renewed every eight
-// coordinates. Weights in half are scaled by a power of two, as 1 / N^2 is below its range. No atomics; the order of
-// sums depends on shapes alone. Infinite coordinates turn off the corrections of TF32, which would make NaN of them.
+// truncate when they add, every 16,384 partners. float is three TF32 products, or one where that is allowed, with sums
+// renewed every eight coordinates. Weights in half are scaled by a power of two, as 1 / N^2 is below its range. No
+// atomics; the order of sums depends on shapes alone. Infinite coordinates turn off the corrections of TF32, which
+// would make NaN of them.
 //
 // Tried and rejected: gradients of both sides from one recomputation of the scores saves a fifth of the operations, but
 // has to add up one side's sums across blocks, which without atomics is a copy of them for each; squared distances by

@@ -29,12 +29,13 @@ struct Kernels {
 };
 
 // Whether the tensor cores take a problem: dot products of half types, and of floats that fill more than a chunk. Short
-// floats are multiplied as fast on CUDA cores, and a few of their TF32 products in a row can be off by more than twice
-// float's own rounding.
+// floats are multiplied as fast on CUDA cores as by three TF32 products, a few of which in a row can be off by more
+// than twice float's own rounding; where one TF32 product will do, the tensor cores take them too.
 inline bool takes(DType dtype, const PairwiseScores& pairs) {
   constexpr int64_t kFloatsOfChunk = 32;
   if (pairs.score != Score::dot) return false;
-  return dtype == DType::bf16 || dtype == DType::f16 || (dtype == DType::f32 && pairs.d > kFloatsOfChunk);
+  return dtype == DType::bf16 || dtype == DType::f16 ||
+         (dtype == DType::f32 && (pairs.allow_tf32 || pairs.d > kFloatsOfChunk));
 }
 
 // Calls f(Kernels<T>) for the element type of a problem that they take.

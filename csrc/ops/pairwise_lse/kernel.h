@@ -46,6 +46,7 @@ struct PairwiseScores {
   int64_t n = 0, m = 0, d = 0;
   Score score = Score::dot;
   bool exclude_diagonal = false;
+  bool allow_tf32 = false;  // on tensor cores, dot products of floats: one TF32 product is accurate enough
 
   bool self() const { return y == nullptr; }
   const void* columns() const { return self() ? x : y; }

@@ -40,6 +40,7 @@ struct TensorGradPasses {
   int64_t d;
   int splits, slices;
   bool exclude_diagonal;
+  bool allow_tf32;
 };
 
 constexpr int kGradThreads = 128, kGradRows = kWeightRows, kGradCols = kWeightCols;
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kGradThreads, (kGradBlocks<T, kResident, kChun
   const int column = static_cast<int>(threadIdx.x);
   const PairBounds bounds = gather_bounds(passes.bounds);
   const float scale = *passes.scale;
-  const bool shift_free = is_shift_free(bounds, scale), corrected = is_finite(bounds);
+  const bool shift_free = is_shift_free(bounds, scale), corrected = !passes.allow_tf32 && is_finite(bounds);
   const ScoreFactor<T> factor(scale, shift_free);
   if (column == 0) weight_factor(0, 0) = weight_unit<T>(bounds.gradient);
   const int chunks = own_points.chunks();

@@ -16,6 +16,7 @@ struct TensorLsePass {
   Groups row_groups, col_groups;
   const PairBounds* bounds;
   bool exclude_diagonal;
+  bool allow_tf32;
   bool triangle;               // y is x: tiles above the diagonal serve both of their sides
   LseState<float>* row_parts;  // [splits * kColWarps, n]
   LseState<float>* col_parts;  // [strips, m], or null
@@ -130,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, (kLseBlocks<T, kChunks>))
   const MmaThread thread;
   const PairBounds bounds = gather_bounds(p.bounds);
   const float scale = *p.scale;
-  const bool shift_free = is_shift_free(bounds, scale), corrected = is_finite(bounds);
+  const bool shift_free = is_shift_free(bounds, scale), corrected = !p.allow_tf32 && is_finite(bounds);
   const float unit = shift_free ? kLog2E : 1.0f;
   const ScoreFactor<T> factor(scale, shift_free);
   const LseState<float> nothing = {shift_free ? 0.0f : -infinity<float>(), 0.0f};

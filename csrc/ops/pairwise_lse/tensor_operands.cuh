@@ -156,7 +156,8 @@ struct ScoreFactor {
   }
 
   __device__ __forceinline__ float operator()(float q, float bias) const {
-    return fmaf(high, q, kIsFloat<T> ? fmaf(low, q, bias) : bias);
+    // Infinite products only come with low = 0, which would make NaN of them.
+    return fmaf(high, q, kIsFloat<T> && low != 0.0f ? fmaf(low, q, bias) : bias);
   }
 };
 

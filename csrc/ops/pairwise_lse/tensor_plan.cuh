@@ -48,6 +48,7 @@ struct LsePlan {
     pass.col_groups = operands.col_groups;
     pass.bounds = operands.bounds;
     pass.exclude_diagonal = pairs.exclude_diagonal;
+    pass.allow_tf32 = pairs.allow_tf32;
     pass.triangle = pairs.self() && pairs.bias == nullptr && args.row_bias == nullptr;
     pass.row_parts = workspace.take<LseState<float>>(splits * kColWarps * pairs.n);
     if (pass.triangle || args.col_lse != nullptr) {
@@ -99,6 +100,7 @@ struct GradientPlan {
     passes.d = pairs.d;
     passes.slices = static_cast<int>(slices);
     passes.exclude_diagonal = pairs.exclude_diagonal;
+    passes.allow_tf32 = pairs.allow_tf32;
     int64_t blocks = 0, most = kBlocks;
     for (int i = 0; i < requests.count; ++i) {
       const bool of_rows = requests.items[i].as_row;
