@@ -40,6 +40,8 @@ TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11
 _DEFAULT_ARCHS = ("80", "90", "100", "120")
 
 COMMON_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", f"-I{CSRC}"]
+# Vectors wider than the registers of a SIMD level pass only between functions that are always inlined.
+COMMON_FLAGS += ["-Wno-psabi"]
 # No -ffast-math: infinities and NaN keep their meaning. These let loops with comparisons vectorise all the same.
 KERNEL_FLAGS = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 SIMD_FLAGS = {

@@ -245,7 +245,8 @@ def _gradients(ctx: Any, grad_loss: Tensor | None, *grad_gradients: Tensor | Non
     if grad_loss is not None:
         for i, gradient in enumerate((dx, dy, dscale)):
             if ctx.needs[i]:
-                found[i] = (grad_loss * gradient).to(gradient.dtype)
+                product = grad_loss * gradient
+                found[i] = product if product.dtype == gradient.dtype else product.to(gradient.dtype)
     if any(gradient is not None for gradient in grad_gradients):  # somebody differentiates the gradients again
         for i, gradient in enumerate(_second_gradients(inputs, ctx.options, ctx.needs, grad_gradients)):
             if gradient is not None:
@@ -283,15 +284,30 @@ torch.library.register_autograd(_NAME, _gradients, setup_context=_setup_context,
 
 
 class _Fused(torch.autograd.Function):
-    """The same gradients without the Python layer that serves a registered backward: half the cost of a small batch."""
+    """The same gradients without the Python layers that serve a registered backward: half the cost of a small batch.
+
+    What is no tensor comes as one argument: ``apply`` looks at each.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = torch.ops.mi_estimators.info_nce(*args)
-        _setup_context(ctx, args, output)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        weights: Tensor | None,
+        groups: Tensor | None,
+        settings: tuple[Any, ...],
+    ) -> Any:
+        inputs = (x, y, scale, weights, groups, *settings)
+        with torch._C._AutoDispatchBelowAutograd():
+            output = torch.ops.mi_estimators.info_nce(*inputs)
+        _setup_context(ctx, inputs, output)
         return output
 
-    backward = staticmethod(_gradients)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        return _gradients(ctx, *grads)[:6]  # one for each argument: the last has none
 
 
 # ------------------------------------------------------------------------------------------------ public function
@@ -354,6 +370,7 @@ def fused_info_nce(
         return _differentiable_loss(x, y, scale, weights, groups, *options)
     graph = torch.is_grad_enabled()
     needs = (graph and x.requires_grad, graph and y.requires_grad, graph and scale.requires_grad)
-    eager = any(needs) and not torch.compiler.is_compiling()
-    operator = _Fused.apply if eager else torch.ops.mi_estimators.info_nce
-    return operator(x, y, scale, weights, groups, *options, *needs, allows_tf32(x))[0]
+    settings = (*options, *needs, allows_tf32(x))
+    if any(needs) and not torch.compiler.is_compiling():
+        return _Fused.apply(x, y, scale, weights, groups, settings)[0]
+    return torch.ops.mi_estimators.info_nce(x, y, scale, weights, groups, *settings)[0]
