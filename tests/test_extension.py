@@ -170,3 +170,22 @@ def test_a_missing_extra_says_which_one():
 
     with pytest.raises(ImportError, match=r'needs the extra \[plots\]: pip install "mi-estimators\[plots\]"'):
         require("a_module_that_is_not_there", "plots")
+    with pytest.raises(ImportError, match=r"torch\.not_there is not installed"):
+        require("torch.not_there", "plots")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("import a_need_that_is_not_there", "ModuleNotFoundError: No module named 'a_need_that_is_not_there'"),
+        ("from torch import no_such_name", "ImportError: cannot import name 'no_such_name'"),
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "RuntimeError: operator torchvision::nms"),
+    ],
+)
+def test_an_extra_that_is_there_but_broken_says_why(text, why, tmp_path, monkeypatch):
+    from mi_estimators._extras import require
+
+    (tmp_path / "a_broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=f"^a_broken_module is installed but cannot be imported: {why}"):
+        require("a_broken_module", "plots")
