@@ -3,8 +3,9 @@
 The page has a pair of comments for each table, ``<!-- KIND: WHAT -->`` and ``<!-- end -->``; what stands between them
 is replaced where the results are of that kind. So no number of a page is typed by hand. KIND is ``run`` for a run of a
 suite, and WHAT then ``machine``, ``bars``, ``plot``, ``ratios ENTRY``, ``memory ENTRY`` or ``contenders ENTRY``; for a
-study KIND is its name, or ``er-DATA``, and WHAT ``machine``, ``plot``, ``plot NAME`` or a table of
-:mod:`benchmarks.studies.tables`. ``sinkhorn_scores`` shares a page with another suite, and is ``scores-run`` there.
+study KIND is its name, or ``er-DATA`` or ``collapse-DATA``, and WHAT ``machine``, ``plot``, ``plot NAME`` or a table
+of :mod:`benchmarks.studies.tables`. ``sinkhorn_scores`` shares a page with another suite, and is ``scores-run``
+there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ PAGES = {  # by suite or study; all others:
     "trainers": TRAINERS_PAGE,
     "halves": TRAINERS_PAGE,
     "sweep": TRAINERS_PAGE,
+    "collapse": TRAINERS_PAGE,
 }
 RESULTS_PAGE = ROOT / "docs" / "entropy_results.md"
 KINDS = {"sinkhorn_scores": "scores-run"}  # of a suite that shares its page with another; all others: run
@@ -56,7 +58,7 @@ class Results:
         study = self.document.get("study")
         if study is None:
             return KINDS.get(self.document.get("settings", {}).get("suite"), "run")
-        return f"{study}-{self.document['plan']['data']}" if study == "er" else study
+        return f"{study}-{self.document['plan']['data']}" if study in ("er", "collapse") else study
 
     @property
     def tables(self) -> dict[str, Callable[[Results, str, Path], str]]:
@@ -108,8 +110,10 @@ def plot(results: Results, which: str, page: Path) -> str:
         "entropy": "Bias against dimension",
         "trainers": "Accuracy above pixels",
         "sweep": "Entropy, reconstruction and InfoNCE over training",
+        "collapse": "Entropies over training",
     }
-    return f"![{what.get(results.kind, 'Accuracy against concentration')}]({picture})\n"
+    kind = results.document.get("study") or results.kind
+    return f"![{what.get(kind, 'Accuracy against concentration')}]({picture})\n"
 
 
 def ratios(results: Results, entry: str, _: Path) -> str:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_estimators.bounds import i_nce
+from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ops import sinkhorn_knopp
 from mi_estimators.ssl import METHODS, Method, Setting, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
@@ -300,6 +301,38 @@ def test_a_frozen_prototype_head_gets_no_gradient():
     assert head.layers[0].weight.grad.abs().max() > 0
 
 
+def test_the_head_of_dino_is_without_batch_norm_if_asked():
+    def norms(module: torch.nn.Module) -> int:
+        return sum(isinstance(part, torch.nn.BatchNorm1d) for part in module.modules())
+
+    plain = made("dino", head_norm="none")
+    assert (norms(plain), norms(made("dino"))) == (0, 2)  # student and teacher
+    one = torch.rand(1, *SHAPE)  # no other image has a part in its output
+    together = plain.online(torch.cat([one, torch.rand(5, *SHAPE)]))
+    assert torch.allclose(plain.online(one)[0], together[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("temperature", "held"), [(0.04, 4.33), (0.07, None)])
+def test_er_holds_one_output_for_all_images_only_below_a_sharp_teacher(temperature, held):
+    """docs/trainers.md: the gap of one logit to the other 255 at which the loss of equal outputs is stationary."""
+    criterion = EntropyReconstruction("discrete", logits=True, entropy_of="first", symmetric=False)
+    gaps = torch.linspace(0.1, 12, 120, dtype=torch.float64)
+    slopes = []
+    for gap in gaps:
+        student = gap.clone().requires_grad_()
+        logits = torch.cat([student[None], torch.zeros(255, dtype=torch.float64)]).expand(256, 256)
+        teacher = (logits * (0.1 / temperature)).detach()
+        (slope,) = torch.autograd.grad(criterion(logits, teacher), student)
+        slopes.append(float(slope))
+    signs = torch.tensor(slopes) > 0  # descent then makes the gap smaller
+    if held is None:
+        assert bool(signs.all())
+    else:
+        crossing = gaps[1:][signs[1:] & ~signs[:-1]]
+        assert len(crossing) == 1
+        assert abs(crossing.item() - held) <= 0.11
+
+
 def test_deepcluster_weighs_clusters_alike_and_starts_its_classifier_anew():
     method = made("deepcluster")
     views = pairs()
@@ -396,6 +429,7 @@ def test_a_method_with_a_memory_resumes_bit_for_bit(name, tmp_path):
         ("byol", {"momentum": 1.5}, "momentum: want a number from 0 to 1, got 1.5"),
         ("moco", {"temperature": 0.0}, "temperature: "),
         ("dino", {"centering": "median"}, "centering: want one of"),
+        ("dino", {"head_norm": "layer"}, "head_norm: want one of"),
         ("swav", {"epsilon": -1.0}, "epsilon: "),
         ("cmc", {"negatives": "none"}, "negatives: want one of"),
         ("deepcluster", {"clusters": 0}, "clusters: "),

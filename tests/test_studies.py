@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from benchmarks import publish
-from benchmarks.studies import cells, entropy_peers, entropy_table, er_study, halves, robustness, tables, trainers
+from benchmarks.studies import (
+    cells,
+    collapse,
+    entropy_peers,
+    entropy_table,
+    er_study,
+    halves,
+    robustness,
+    tables,
+    trainers,
+)  # fmt: skip
 from benchmarks.studies.distributions import DISTRIBUTIONS
 from benchmarks.studies.entropy_peers import loo_entropy
 
@@ -316,3 +326,54 @@ def test_a_sweep_is_recorded(tmp_path: Path) -> None:
     assert (tmp_path / "results.md").read_text() in page.read_text()
     assert "| `simclr er` | 4 |  | 82.00 | -8.00 | +2.00 | 5.00 | 5.00 | 5.0 | 5.00 | 50.0 |" in page.read_text()
     assert "(results-dino.png)" in page.read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- collapse
+
+
+def collapse_cell(line: str, seed: int, entropy: float) -> dict:
+    end = dict.fromkeys((*collapse.KEPT, "target_entropy", "divergence"), 0.5) | {
+        "entropy": entropy,
+        "entropy_floor": 0.0,
+    }
+    history = [{"step": 0, **end, "knn": 0.9}, {"step": 5, **end}]
+    settings = {"data": "digits", "line": line, "seed": seed, "steps": 5}
+    return {"settings": settings, "probe": {"before": 0.92, "after": 0.9}, "history": history, "seconds": 1.0}
+
+
+def test_what_collapsed_is_counted_and_published(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    ends = {"native, no centering": 0.01, "native": 2.0, "er": 3.0, "native, no centering, norm in the head": 0.7}
+    found = [collapse_cell(line, seed, ends[line]) for seed in (0, 1) for line in collapse.LINES]
+    result = collapse.summary(found)
+    assert [row["collapsed"] for row in result["rows"]] == [0, 2, 0, 0]
+    assert set(result["met"].values()) == {True}
+    for place, entropy, met in ((1, 0.2, [False, True, True]), (0, math.nan, [True, False, True]),
+                                (2, 0.05, [True, True, False])):  # fmt: skip
+        line = list(collapse.LINES)[place]
+        changed = [*found[:place], collapse_cell(line, 0, entropy), *found[place + 1 :]]
+        assert list(collapse.summary(changed)["met"].values()) == met
+
+    out, page = tmp_path / "collapse-digits.json", tmp_path / "page.md"
+    out.write_text(json.dumps({"study": "collapse", "plan": {"data": "digits"}, **result}))
+    collapse.plot(found, out.with_suffix(".png"))
+    whats = ("ends", "claims", "plot")
+    page.write_text("".join(f"<!-- collapse-digits: {what} -->\n<!-- end -->\n" for what in whats))
+    publish.main([str(out), str(page)])
+    text = page.read_text()
+    assert "| native, no centering | 2 of 2 | 0.01 | 0.00 | 0.50 | 0.50 | 0.5 | 50.0 | 90.0 | 90.0 | 92.0 |" in text
+    assert "| with centering none does | yes |" in text
+    assert "![Entropies over training](collapse-digits.png)" in text
+
+
+def test_the_trainings_of_the_study_of_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lightning_fabric", "kornia", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.setattr("mi_estimators.ssl.probe.probe_method", lambda *of: 0.5)  # seconds each
+    cell = collapse.compute(None, "digits", "native, no centering", seed=0, steps=1)
+    assert [row["step"] for row in cell["history"]] == [0, 1]
+    last = cell["history"][-1]
+    assert last["target_entropy"] <= last["entropy"] + 0.1
+    assert last["divergence"] >= 0
+    settings = collapse.settings_of("digits", None, "native, no centering, norm in the head", 0, 1)
+    assert (settings.options["head_norm"], settings.options["centering"]) == ("batch", "none")

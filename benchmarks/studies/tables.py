@@ -211,6 +211,26 @@ def ends(document: Document, _: str) -> Table:
     return header, lines
 
 
+def collapse(document: Document, _: str) -> Table:
+    """Where the trainings of the study of collapse end: a line an objective, means over its seeds."""
+    header = (
+        "run", "collapsed", "entropy", "its floor", "of an image", "KL", "RankMe", "kNN", "kNN before", "probe",
+        "probe before",
+    )  # fmt: skip
+    lines = [
+        (
+            row["line"], f"{row['collapsed']} of {row['seeds']}",
+            *(f"{row[name]:.2f}" for name in ("entropy", "entropy_floor", "target_entropy", "divergence")),
+            f"{row['rankme']:.1f}",
+            *(f"{100 * value:.1f}" for value in (
+                row["knn"], row["knn_before"], row["probe"]["after"], row["probe"]["before"]
+            )),
+        )
+        for row in document["rows"]
+    ]  # fmt: skip
+    return header, lines
+
+
 def halves(document: Document, _: str) -> Table:
     """Probe accuracies on halves of MNIST: a line an encoder, bound, critic and target."""
     header = ("encoder", "bound", "critic", "held at", "probe after", "each seed", "bound, nats", "InfoNCE, nats")
@@ -237,6 +257,7 @@ STUDIES: dict[str, dict[str, Callable[[Document, str], Table]]] = {
     "trainers": {"probes": trainers},
     "halves": {"probes": halves, "claims": claims},
     "sweep": {"robustness": robustness, "runs": ends},
+    "collapse": {"ends": collapse, "claims": claims},
     "nonparametric-mi": {
         "agreement": agreement,
         "published": published,

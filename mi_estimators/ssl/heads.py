@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def projection_head(dim: int, out: int) -> nn.Sequential:
+def projection_head(dim: int, out: int, *, batch_norm: bool = True) -> nn.Sequential:
     """SimCLR's projection: a hidden layer of 256 units with batch norm and ReLU, then ``out`` linear outputs."""
-    return nn.Sequential(nn.Linear(dim, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, out))
+    hidden = [nn.Linear(dim, 256, bias=False), nn.BatchNorm1d(256)] if batch_norm else [nn.Linear(dim, 256)]
+    return nn.Sequential(*hidden, nn.ReLU(), nn.Linear(256, out))
 
 
 class PrototypeHead(nn.Module):
@@ -23,15 +24,16 @@ class PrototypeHead(nn.Module):
         dim: size of the encoder's output.
         outputs: number of prototypes.
         bottleneck: size of the unit vectors.
+        batch_norm: in the hidden layer, as SwAV's head has it and DINO's has not.
 
     Shape:
         - features: ``[N, dim]``.
         - output: ``[N, outputs]``, in [-1, 1].
     """
 
-    def __init__(self, dim: int, outputs: int, bottleneck: int = 64) -> None:
+    def __init__(self, dim: int, outputs: int, bottleneck: int = 64, *, batch_norm: bool = True) -> None:
         super().__init__()
-        self.layers = projection_head(dim, bottleneck)
+        self.layers = projection_head(dim, bottleneck, batch_norm=batch_norm)
         self.prototypes = nn.Parameter(torch.randn(outputs, bottleneck))
         self.frozen = False
 

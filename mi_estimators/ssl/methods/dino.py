@@ -26,6 +26,7 @@ from mi_estimators.ssl.method import (
 from mi_estimators.ssl.teacher import Teacher, cosine
 
 CENTERINGS = ("mean", "sinkhorn", "none")
+HEAD_NORMS = ("batch", "none")
 
 
 class DINO(ClassMethod):
@@ -33,6 +34,7 @@ class DINO(ClassMethod):
 
     ``native`` keeps the teacher from one class for all by subtracting a running mean of its logits, or by Sinkhorn
     codes as DINOv2 does. ``er`` does without: the entropy of the student's mean prediction is a term of the loss.
+    The paper's head has no batch norm; here it has, which by itself keeps a few classes in use (``head_norm``).
     """
 
     has_teacher = True
@@ -48,6 +50,7 @@ class DINO(ClassMethod):
         objective: Annotated[str, "native (cross-entropy) or er (entropy + reconstruction)"] = "native",
         centering: Annotated[str, f"of the native objective: {', '.join(CENTERINGS)}"] = "mean",
         outputs: Annotated[int, "number of classes"] = 256,
+        head_norm: Annotated[str, "of the head's hidden layer: batch, or none as in the paper"] = "batch",
         student_temperature: Annotated[float, "temperature of the student"] = 0.1,
         teacher_temperature: Annotated[float, "temperature of the teacher"] = 0.04,
         momentum: Annotated[float, "of the teacher at the first step; it rises to 1 along a cosine"] = 0.99,
@@ -57,10 +60,11 @@ class DINO(ClassMethod):
         temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
         check_objective(objective, outputs=outputs, **temperatures)
         _checks.choice("centering", centering, CENTERINGS)
+        _checks.choice("head_norm", head_norm, HEAD_NORMS)
         check_share("momentum", momentum)
         check_share("frozen", frozen)
         encoder = setting.make_encoder(0)
-        self.online = nn.Sequential(encoder, PrototypeHead(encoder.dim, outputs))
+        self.online = nn.Sequential(encoder, PrototypeHead(encoder.dim, outputs, batch_norm=head_norm == "batch"))
         self.teacher = Teacher(self.online)
         self.objective, self.centering, self.momentum, self.frozen = objective, centering, momentum, frozen
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
