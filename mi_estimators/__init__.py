@@ -11,6 +11,7 @@ import importlib
 from types import ModuleType
 
 from mi_estimators import bounds, critics, densities, entropy, estimators, losses, ot, synthetic, variational
+from mi_estimators._checks import value_checks
 from mi_estimators._version import __version__
 from mi_estimators.contrastive import info_nce, nt_xent, sup_con
 from mi_estimators.entropy import kde_entropy, kde_log_density, select_bandwidth
@@ -53,5 +54,6 @@ __all__ = [
     "sinkhorn_knopp",
     "sup_con",
     "synthetic",
+    "value_checks",
     "variational",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+_MODES = ("cpu", "always", "off")
+_mode = "cpu"  # of value_checks
 
 
 def describe(value: object) -> str:
@@ -69,17 +73,71 @@ def autocast_is_on(value: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def concrete(value: object) -> bool:
-    """Whether a tensor's values may be looked at here: on the CPU, not traced, not inside a torch.func transform.
+class _Restored:
+    """Gives the mode of :func:`value_checks` back when a ``with`` block ends."""
 
-    Elsewhere a look costs a device synchronisation or cannot be traced, so values are not checked and a NaN travels
-    on to the result.
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        global _mode
+        _mode = self._mode
+
+
+def value_checks(mode: str) -> AbstractContextManager[None]:
+    """Choose whose values the checks of arguments look at: a NaN, an infinity, a weight below 0 is then an error.
+
+    Shapes, dtypes, devices and Python numbers are always checked. The values of a tensor on a GPU are not, by default,
+    as a look waits for all work that was given to the GPU before, at every call: a NaN there travels on to the result.
+    To find where one comes from, ask for the looks, as for ``torch.autograd.set_detect_anomaly``: the error then is
+    raised in the call that got it, and names the argument.
+
+    The mode is that of the whole process, from the call on. In a ``with`` statement it ends with the block. Traced
+    code (``torch.compile``, ``torch.func``, a CUDA graph under capture) is not checked in any mode. Processes that
+    train together need one mode.
+
+    Args:
+        mode: ``"cpu"``, the default: tensors on the CPU. ``"always"``: those on any device. ``"off"``: none.
+
+    Raises:
+        ValueError: another mode.
+
+    Example:
+        >>> with value_checks("always"):
+        ...     loss = info_nce(torch.randn(8, 4), torch.randn(8, 4))
+    """
+    global _mode
+    choice("mode", mode, _MODES)
+    before, _mode = _mode, mode
+    return _Restored(before)
+
+
+def at_hand(value: Tensor) -> bool:
+    """Whether a tensor's values can be had without waiting: on the CPU, not traced, not in a torch.func transform."""
+    return value.device.type == "cpu" and _is_plain(value)
+
+
+def concrete(value: object) -> bool:
+    """Whether a check may look at a tensor's values here: where :func:`value_checks` allows it and they exist.
+
+    Elsewhere they are not checked, and a NaN travels on to the result.
     """
     if not isinstance(value, Tensor):
         return True
+    if not _is_plain(value):  # first: traced code then does not depend on the mode
+        return False
+    device = value.device.type
+    if device == "cpu":
+        return _mode != "off"
+    return _mode == "always" and device != "meta" and not (value.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _is_plain(value: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
-        and value.device.type == "cpu"
         and type(value) in (Tensor, torch.nn.Parameter)
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0

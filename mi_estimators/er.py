@@ -325,7 +325,7 @@ def _continuous(
         saturated = saturated | (entropy.detach() >= limit - _AT_CEILING * ceiling)
         if q_bandwidth is estimate.bandwidth and estimate.normalizer == "exact":
             cap = ceiling  # the peaks cancel
-        elif _checks.concrete(value):
+        elif _checks.at_hand(value):
             cap = float(limit + log_peak)
     return ERBound(value, entropy, reconstruction, cap, ceiling, saturated)
 

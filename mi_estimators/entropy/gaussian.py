@@ -65,8 +65,8 @@ def gaussian_entropy(x: Tensor, *, shrinkage: str | float | None = None) -> Tens
 
     Raises:
         TypeError, ValueError: not a finite floating-point matrix; too few points; dimensions that do not vary or that
-            others determine (without shrinkage; looked at on the CPU only); an unknown shrinkage, or one outside
-            [0, 1].
+            others determine (without shrinkage; looked at as :func:`~mi_estimators.value_checks` says); an unknown
+            shrinkage, or one outside [0, 1].
 
     Source: Ledoit and Wolf (2004), section 3.3; Chen, Wiesel, Eldar and Hero (2010), arXiv 0907.4698, eq. 23.
     """

@@ -199,7 +199,7 @@ class EntropyReconstruction(Loss):
         if self._warned or torch.compiler.is_compiling():
             return
         self._calls += 1
-        looked_at = _checks.concrete(bound.saturated) or self._calls & (self._calls - 1) == 0
+        looked_at = _checks.at_hand(bound.saturated) or self._calls & (self._calls - 1) == 0
         if not looked_at or not bool(bound.saturated):
             return
         self._warned = True

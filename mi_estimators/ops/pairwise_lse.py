@@ -600,8 +600,8 @@ def pairwise_lse(
     Raises:
         TypeError: not floating-point tensors, dtypes that differ, or groups that are not integers.
         ValueError: shapes or devices that do not match, an empty side, groups of one side only, NaN or infinite
-            values (looked at on the CPU only), an unknown score, a scale <= 0 for a score that wants more, or
-            one point paired with itself alone while the diagonal is excluded.
+            values (looked at as :func:`~mi_estimators.value_checks` says), an unknown score, a scale <= 0 for a score
+            that wants more, or one point paired with itself alone while the diagonal is excluded.
 
     Example:
         >>> x, y = torch.randn(8, 3), torch.randn(5, 3)

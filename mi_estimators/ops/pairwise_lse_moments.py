@@ -99,8 +99,9 @@ def pairwise_lse_moments(
 
     Raises:
         TypeError: not floating-point tensors, or dtypes that differ.
-        ValueError: shapes or devices that do not match, an empty side, no scale, NaN or infinite values (looked at on
-            the CPU only), an unknown score, or one point paired with itself alone while the diagonal is excluded.
+        ValueError: shapes or devices that do not match, an empty side, no scale, NaN or infinite values (looked at as
+            :func:`~mi_estimators.value_checks` says), an unknown score, or one point paired with itself alone while
+            the diagonal is excluded.
     """
     _checks.choice("score", score, MOMENT_SCORES)
     _checks.floating("x", x)

@@ -83,8 +83,8 @@ def plan_marginals(
 
     Raises:
         TypeError: not floating-point tensors, or dtypes that differ.
-        ValueError: shapes or devices that do not match, an empty side, NaN or infinite values (looked at on the CPU
-            only), or an unknown score.
+        ValueError: shapes or devices that do not match, an empty side, NaN or infinite values (looked at as
+            :func:`~mi_estimators.value_checks` says), or an unknown score.
     """
     _checks.choice("score", score, MARGINAL_SCORES)
     _checks.floating("x", x)

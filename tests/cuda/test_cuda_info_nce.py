@@ -72,6 +72,21 @@ def test_float32_is_rounded_to_tf32_where_torch_may(both: bool, d: int) -> None:
         assert error >= 3 * relative_error(without, want)
 
 
+def test_a_nan_is_looked_for_on_request() -> None:
+    x, y = pairs(50, 8, torch.float32)
+    with torch.no_grad():
+        x[3, 2] = torch.nan
+    assert mi.info_nce(x, y).isnan()
+    with mi.value_checks("always"):
+        with pytest.raises(ValueError, match="x: want finite values, got 1 NaN"):
+            mi.info_nce(x, y)
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(graph):
+            loss = mi.info_nce(x, y)
+    graph.replay()
+    assert loss.isnan()
+
+
 def relative_error(value: Tensor, truth: Tensor) -> float:
     return ((value.double() - truth).norm() / truth.norm()).item()
 
