@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,15 +17,6 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SCORES = ["dot", "sqeuclidean"]
 PROFILES = ["euclidean", *COMPACT]
 OPERATORS = ("pairwise_lse", "pairwise_lse_backward")
-
-
-@pytest.fixture(autouse=True)
-def _full_precision() -> Iterator[None]:
-    """Torch's own products, which errors are compared with, must not use TF32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def points(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

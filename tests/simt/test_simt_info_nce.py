@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from test_simt_pairwise_lse import CODES, DTYPES, Buffer, assert_launched, groups_for
+from buffers import CODES, DTYPES, Buffers, assert_launched
+from test_simt_pairwise_lse import groups_for
 
 Tensors = dict[str, torch.Tensor]
 
@@ -71,19 +72,8 @@ class Problem:
 
 def run(library: ctypes.CDLL, problem: Problem) -> Tensors:
     """The operator through the kernels. Checks every guard."""
-    buffers: dict[str, Buffer] = {}
-
-    def give(name: str, value: torch.Tensor | None) -> int | None:
-        if value is None:
-            return None
-        buffers[name] = Buffer(tuple(value.shape), value.dtype)
-        buffers[name].tensor.copy_(value)
-        return buffers[name].pointer
-
-    def take(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        buffers[name] = Buffer(shape, dtype)
-        return buffers[name].pointer
-
+    buffers = Buffers()
+    give, take = buffers.give, buffers.take
     code, acc = CODES[problem.dtype], problem.accumulation
     args = Args(
         give("x", problem.x),
@@ -97,10 +87,9 @@ def run(library: ctypes.CDLL, problem: Problem) -> Tensors:
     )
     for name, (shape, dtype) in problem.outputs.items():
         setattr(args, name, take(name, shape, dtype))
-    space = take("space", (library.info_nce_workspace(code, ctypes.byref(args)) // 4,), torch.float32)
-    assert_launched(library, library.info_nce(code, ctypes.byref(args), ctypes.c_void_p(space)))
-    for name, buffer in buffers.items():
-        buffer.check(name)
+    space = buffers.space("space", library.info_nce_workspace(code, ctypes.byref(args)))
+    assert_launched(library, library.info_nce(code, ctypes.byref(args), space))
+    buffers.check()
     return {name: buffers[name].tensor.clone() for name in ("loss", *problem.outputs)}
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 import torch
+from buffers import CODES, DTYPES, Buffers, assert_launched
 from pairwise import profile_logits
 
-DTYPES = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-CODES = {name: code for code, name in enumerate(DTYPES)}
 SCORES = {"dot": 0, "sqeuclidean": 1}
 # A scale for each, under which most points of these tests are within each other's support.
 PROFILES = {
@@ -24,9 +22,6 @@ PROFILES = {
     "cosine": (8, 0.5),
 }
 SCORE_CODES = SCORES | {name: code for name, (code, _) in PROFILES.items()}
-# Around every buffer that the kernels see. It must survive, and what is read from it (NaN) shows in the results.
-GUARD = 64
-NO_GROUP = -999
 
 
 class Pairs(ctypes.Structure):
@@ -48,25 +43,6 @@ BACKWARD_BUFFERS = ("row_lse", "col_lse", "grad_row", "grad_col", "dx", "dy", "d
 
 class Backward(ctypes.Structure):
     _fields_ = (("pairs", Pairs), *((name, ctypes.c_void_p) for name in BACKWARD_BUFFERS))
-
-
-class Buffer:
-    """Memory for a kernel, all NaN (a group that no point has) at first, with a guard on both sides."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.size = int(np.prod(shape))
-        poison = torch.nan if dtype.is_floating_point else NO_GROUP
-        self.memory = torch.full((self.size + 2 * GUARD,), poison, dtype=dtype)
-        self.tensor = self.memory[GUARD : GUARD + self.size].view(shape)
-
-    @property
-    def pointer(self) -> int:
-        return self.tensor.data_ptr()
-
-    def check(self, name: str) -> None:
-        intact = self.memory.isnan() if self.memory.is_floating_point() else self.memory == NO_GROUP
-        assert intact[:GUARD].all(), f"{name}: written before its start"
-        assert intact[GUARD + self.size :].all(), f"{name}: written past its end"
 
 
 @dataclass
@@ -126,25 +102,10 @@ class Problem:
         return {name: shapes[name] for name in shapes if name in self.wanted and name != skipped}
 
 
-def assert_launched(library: ctypes.CDLL, status: int) -> None:
-    assert status == 0, library.last_error().decode() or f"error {status}"
-
-
 def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
     """Forward and backward through the kernels. Checks every guard."""
-    buffers: dict[str, Buffer] = {}
-
-    def give(name: str, value: torch.Tensor | None) -> int | None:
-        if value is None:
-            return None
-        buffers[name] = Buffer(tuple(value.shape), value.dtype)
-        buffers[name].tensor.copy_(value)
-        return buffers[name].pointer
-
-    def take(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-        buffers[name] = Buffer(shape, dtype)
-        return buffers[name].pointer
-
+    buffers = Buffers()
+    give, take = buffers.give, buffers.take
     code = CODES[problem.dtype]
     acc = problem.accumulation
     x = problem.x.data_ptr() if problem.in_place else give("x", problem.x)
@@ -160,8 +121,8 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
     forward = Forward(pairs, take("row_lse", (problem.n,), acc))
     if problem.columns:
         forward.col_lse = take("col_lse", (problem.m,), acc)
-    space = take("forward space", (library.forward_workspace(code, ctypes.byref(forward)) // 4,), torch.float32)
-    assert_launched(library, library.forward(code, ctypes.byref(forward), ctypes.c_void_p(space)))
+    space = buffers.space("forward space", library.forward_workspace(code, ctypes.byref(forward)))
+    assert_launched(library, library.forward(code, ctypes.byref(forward), space))
 
     backward = Backward(pairs)
     if problem.grad_row is not None:
@@ -170,11 +131,10 @@ def run(library: ctypes.CDLL, problem: Problem) -> dict[str, torch.Tensor]:
         backward.col_lse, backward.grad_col = forward.col_lse, give("grad_col", problem.grad_col)
     for name, (shape, dtype) in problem.outputs.items():
         setattr(backward, name, take(name, shape, dtype))
-    space = take("backward space", (library.backward_workspace(code, ctypes.byref(backward)) // 4,), torch.float32)
-    assert_launched(library, library.backward(code, ctypes.byref(backward), ctypes.c_void_p(space)))
+    space = buffers.space("backward space", library.backward_workspace(code, ctypes.byref(backward)))
+    assert_launched(library, library.backward(code, ctypes.byref(backward), space))
 
-    for name, buffer in buffers.items():
-        buffer.check(name)
+    buffers.check()
     names = ["row_lse", *(["col_lse"] if problem.columns else []), *problem.outputs]
     return {name: buffers[name].tensor.clone() for name in names}
 

@@ -6,7 +6,8 @@ import ctypes
 
 import pytest
 import torch
-from test_simt_pairwise_lse import CODES, DTYPES, SCORES, Buffer, Pairs, assert_launched, bias_for
+from buffers import CODES, DTYPES, Buffers, assert_launched
+from test_simt_pairwise_lse import SCORES, Pairs, bias_for
 
 
 class Moments(ctypes.Structure):
@@ -31,26 +32,17 @@ def run(
     """Through the kernel, with every guard checked."""
     code = next(CODES[name] for name, dtype in DTYPES.items() if dtype == x.dtype)
     columns = x if y is None else y
-    buffers = {}
-
-    def give(name: str, value: torch.Tensor | None) -> int | None:
-        if value is None:
-            return None
-        buffers[name] = Buffer(tuple(value.shape), value.dtype)
-        buffers[name].tensor.copy_(value)
-        return buffers[name].pointer
-
+    buffers = Buffers()
+    give = buffers.give
     given = (give("x", x), give("y", y), give("scales", scales), give("bias", bias), None, None)
     pairs = Pairs(*given, x.shape[0], columns.shape[0], x.shape[1], SCORES[score], exclude_diagonal)
-    results = [Buffer((len(scales), x.shape[0]), scales.dtype) for _ in range(2)]
-    buffers |= dict(zip(("lse", "moment"), results, strict=True))
-    arguments = Moments(pairs, pairs.scale, len(scales), results[0].pointer, results[1].pointer)
-    buffers["space"] = Buffer((library.moments_workspace(code, ctypes.byref(arguments)) // 4,), torch.float32)
-    space = ctypes.c_void_p(buffers["space"].pointer)
+    shape = (len(scales), x.shape[0])
+    results = [buffers.take(name, shape, scales.dtype) for name in ("lse", "moment")]
+    arguments = Moments(pairs, pairs.scale, len(scales), *results)
+    space = buffers.space("space", library.moments_workspace(code, ctypes.byref(arguments)))
     assert_launched(library, library.moments(code, ctypes.byref(arguments), space))
-    for name, buffer in buffers.items():
-        buffer.check(name)
-    return results[0].tensor, results[1].tensor
+    buffers.check()
+    return buffers["lse"].tensor, buffers["moment"].tensor
 
 
 def points(n: int, d: int, dtype: str, seed: int) -> torch.Tensor:

@@ -7,8 +7,8 @@ import ctypes
 import pytest
 import simt_build
 import torch
+from buffers import CODES, DTYPES, Buffer, assert_launched
 from conftest import HERE
-from test_simt_pairwise_lse import CODES, DTYPES, Buffer, assert_launched
 from torch import Tensor
 
 from mi_estimators.ops.sinkhorn_batch import reference, reference_backward

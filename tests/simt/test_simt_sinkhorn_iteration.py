@@ -6,7 +6,8 @@ import ctypes
 
 import pytest
 import torch
-from test_simt_pairwise_lse import CODES, DTYPES, SCORES, Buffer, Pairs, assert_launched
+from buffers import CODES, DTYPES, Buffers, assert_launched
+from test_simt_pairwise_lse import SCORES, Pairs
 
 Tensors = tuple[torch.Tensor, ...]
 SIZES = [(1, 1), (3, 31), (129, 77)]
@@ -32,17 +33,12 @@ class Call:
         self.library, self.n, self.m, self.d = library, len(x), len(y), x.shape[1]
         self.code = next(CODES[name] for name, dtype in DTYPES.items() if dtype == x.dtype)
         self.accumulation = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.buffers: dict[str, Buffer] = {}
+        self.buffers = Buffers()
+        self.give = self.buffers.give
         self.x, self.y = self.give("x", x), self.give("y", y)
 
-    def give(self, name: str, value: torch.Tensor) -> int:
-        self.buffers[name] = Buffer(tuple(value.shape), value.dtype)
-        self.buffers[name].tensor.copy_(value)
-        return self.buffers[name].pointer
-
     def new(self, name: str, size: int) -> int:
-        self.buffers[name] = Buffer((size,), self.accumulation)
-        return self.buffers[name].pointer
+        return self.buffers.take(name, (size,), self.accumulation)
 
     def pairs(self, scale: float, score: str, bias: int | None = None) -> Pairs:
         pointer = self.give("scale", torch.tensor([scale], dtype=self.accumulation))
@@ -50,11 +46,9 @@ class Call:
 
     def run(self, name: str, arguments: ctypes.Structure, results: tuple[str, ...]) -> Tensors:
         bytes_ = getattr(self.library, f"{name}_workspace")(self.code, ctypes.byref(arguments))
-        self.buffers["space"] = Buffer((bytes_ // 4,), torch.float32)
-        space = ctypes.c_void_p(self.buffers["space"].pointer)
+        space = self.buffers.space("space", bytes_)
         assert_launched(self.library, getattr(self.library, name)(self.code, ctypes.byref(arguments), space))
-        for key, buffer in self.buffers.items():
-            buffer.check(key)
+        self.buffers.check()
         return tuple(self.buffers[key].tensor for key in results)
 
 

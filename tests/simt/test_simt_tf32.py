@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_simt_pairwise_lse import DTYPES, PROFILES, Problem, evaluate, run
+from buffers import DTYPES
+from test_simt_pairwise_lse import PROFILES, Problem, evaluate, run
 from torch import Tensor
 
 SIZES = [8, 33, 64, 129, 300]  # less than a chunk of 32 coordinates, a bit of a second one, two, and more than four
