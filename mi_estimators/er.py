@@ -23,6 +23,7 @@ from mi_estimators import _checks
 from mi_estimators.contrastive import check_views
 from mi_estimators.contrastive.checks import check_bank, check_pairs
 from mi_estimators.entropy.bandwidth import RULES
+from mi_estimators.entropy.bandwidth.pairs import no_narrower_than_pairs
 from mi_estimators.entropy.discrete import check_probabilities
 from mi_estimators.entropy.kde import REDUCTIONS, kde_log_density, resolve_bandwidth
 from mi_estimators.entropy.kernels import KERNELS
@@ -34,6 +35,8 @@ ENTROPIES = ("second", "first", "both")
 KERNEL_OF = {"sphere": "vmf", "euclidean": "gaussian"}
 
 Bandwidth: TypeAlias = float | Tensor | str | Callable[[Tensor], float | Tensor]
+QBandwidth: TypeAlias = float | Tensor | str | None
+SHARED = "shared"
 
 _AT_CEILING = 0.02  # nats that count as none, as a share of the ceiling
 
@@ -57,6 +60,7 @@ class ERBound:
         saturated: whether the estimate sits at the ceiling (a bool without dimensions): the value is at or beyond it
             but for 2 %, or, with the self term counted, the entropy is that far below what K points none of which
             sees another would give.
+        q_bandwidth: :math:`\kappa` or :math:`\sigma` of q, as given, chosen or fitted; None for the discrete support.
     """
 
     value: Tensor
@@ -65,11 +69,13 @@ class ERBound:
     cap: float | None
     ceiling: float
     saturated: Tensor
+    q_bandwidth: float | Tensor | None = None
 
     def detach(self) -> ERBound:
         """The same without gradients, as for a log."""
         terms = (self.value.detach(), self.entropy.detach(), self.reconstruction.detach())
-        return ERBound(*terms, self.cap, self.ceiling, self.saturated)
+        width = self.q_bandwidth.detach() if isinstance(self.q_bandwidth, Tensor) else self.q_bandwidth
+        return ERBound(*terms, self.cap, self.ceiling, self.saturated, width)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def er_bound(
     support: str = "sphere",
     kernel: str | None = None,
     bandwidth: Bandwidth = "loo",
-    reconstruction_bandwidth: float | Tensor | None = None,
+    reconstruction_bandwidth: QBandwidth = None,
     entropy_of: str = "second",
     prediction: Tensor | None = None,
     stop_gradient: bool = False,
@@ -136,7 +142,10 @@ def er_bound(
             on the sphere. Rules and functions see all points that the entropy is estimated from.
         reconstruction_bandwidth: :math:`\kappa` or :math:`\sigma` of q. ``None`` takes ``bandwidth`` where that is a
             number or a tensor with one element, of q's own kernel (as the paper does), else the maximum-likelihood
-            value, which makes the bound tightest.
+            value, which makes the bound tightest. ``"shared"`` gives q the number that ``bandwidth`` is or
+            chooses (of two entropies, the geometric mean). A chosen one is widened, for both terms, until the pairs
+            are as close as what the kernel takes for neighbours, where the bound is largest: narrower ones would raise
+            the bound by drawing all points together.
         entropy_of: ``"second"``, ``"first"`` or ``"both"`` (the mean).
         prediction: the mean of q, a function of z1 such as a predictor's output; ``None`` for z1 itself.
         stop_gradient: whether z2 gets no gradient from the reconstruction. From the entropy it does.
@@ -210,7 +219,7 @@ def check_settings(
     support: str,
     kernel: str | None,
     bandwidth: Bandwidth,
-    reconstruction_bandwidth: float | Tensor | None,
+    reconstruction_bandwidth: QBandwidth,
     entropy_of: str,
     reduction: str,
     logits: bool,
@@ -234,7 +243,17 @@ def check_settings(
     elif isinstance(bandwidth, Tensor) or not callable(bandwidth):
         _checks.positive("bandwidth", bandwidth)
     name = "reconstruction_bandwidth"
-    if reconstruction_bandwidth is not None:
+    if isinstance(reconstruction_bandwidth, str):
+        _checks.choice(name, reconstruction_bandwidth, (SHARED,))
+        if kernel not in KERNEL_OF.values():
+            raise ValueError(
+                f"{name}: want a number or None with kernel {kernel!r}, which is not that of q, got 'shared'"
+            )
+        if isinstance(bandwidth, str) and RULES[kernel][bandwidth].form != "number":
+            raise ValueError(
+                f"{name}: want a number or None with rule {bandwidth!r}, which gives several, got 'shared'"
+            )
+    elif reconstruction_bandwidth is not None:
         _checks.positive(name, reconstruction_bandwidth)
         if isinstance(reconstruction_bandwidth, Tensor) and reconstruction_bandwidth.numel() != 1:
             described = _checks.describe(reconstruction_bandwidth)
@@ -300,22 +319,30 @@ def _continuous(
     target: Tensor,
     entropies_of: list[tuple[Tensor, Tensor | None]],
     support: str,
-    q_bandwidth: float | Tensor | None,
+    q_bandwidth: QBandwidth,
     estimate: _Estimate,
 ) -> ERBound:
     # All that q needs to know of a pair: its cosine, or its squared distance.
     on_sphere = support == "sphere"
     closeness = (mean_of_q * target).sum(dim=1) if on_sphere else (mean_of_q - target).square().sum(dim=1)
-    columns, highest, counts = [closeness], [], []
+    columns, highest, counts, chosen = [closeness], [], [], []
+    mean_square = None
+    if isinstance(q_bandwidth, str) and not _is_one_number(estimate.bandwidth):
+        mean_closeness = float(rows.joined(closeness.detach()[:, None]).mean())
+        mean_square = 2 - 2 * mean_closeness if on_sphere else mean_closeness
     for z, past in entropies_of:
         others = [part for part in (rows.elsewhere(z), past) if part is not None]
-        log_density, highest_entropy, count = estimate.log_density(z, others)
+        log_density, highest_entropy, count, bandwidth = estimate.log_density(z, others, mean_square)
         columns.append(log_density)
         highest.append(highest_entropy)
         counts.append(count)
+        chosen.append(bandwidth)
+    same_peaks = q_bandwidth is estimate.bandwidth
+    if isinstance(q_bandwidth, str):
+        q_bandwidth, same_peaks = _shared(chosen), len(chosen) == 1
     closeness, *log_densities = rows.joined(torch.stack(columns, dim=1)).unbind(dim=1)
     density = _on_sphere if on_sphere else _in_space
-    reconstruction, log_peak = density(closeness.mean(), target.shape[1], q_bandwidth)
+    reconstruction, log_peak, q_bandwidth = density(closeness.mean(), target.shape[1], q_bandwidth)
     entropy = torch.stack([estimate.reduced(log_density) for log_density in log_densities]).mean()
     value, ceiling, cap = entropy + reconstruction, math.log(max(counts)), None
     saturated = value.detach() >= (1 - _AT_CEILING) * ceiling
@@ -323,11 +350,11 @@ def _continuous(
     if len(limits) == len(highest):
         limit = torch.stack(limits).mean()
         saturated = saturated | (entropy.detach() >= limit - _AT_CEILING * ceiling)
-        if q_bandwidth is estimate.bandwidth and estimate.normalizer == "exact":
+        if same_peaks and estimate.normalizer == "exact":
             cap = ceiling  # the peaks cancel
         elif _checks.at_hand(value):
             cap = float(limit + log_peak)
-    return ERBound(value, entropy, reconstruction, cap, ceiling, saturated)
+    return ERBound(value, entropy, reconstruction, cap, ceiling, saturated, q_bandwidth)
 
 
 @dataclass(frozen=True)
@@ -340,8 +367,12 @@ class _Estimate:
     normalizer: str
     reduction: str
 
-    def log_density(self, z: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor | None, int]:
-        """Log-density at each point among all, the largest entropy that allows if any, and the number of all.
+    def log_density(
+        self, z: Tensor, others: list[Tensor], of_pairs: float | None
+    ) -> tuple[Tensor, Tensor | None, int, float | Tensor]:
+        """Log-density at each point among all, the largest entropy it allows if any, number of all, and bandwidth.
+
+        The kernel is no narrower than pairs at the mean squared distance ``of_pairs`` allow, if that is given.
 
         The density of a union of sets of points is the mean of theirs. So each is asked for alone, and the set that
         holds the query points itself can leave each of them out, and visit each pair of them once.
@@ -350,6 +381,8 @@ class _Estimate:
         n, count = len(z), len(z) + sum(map(len, others))
         everything = torch.cat([z, *others]).detach() if others else z.detach()
         bandwidth = resolve_bandwidth(self.bandwidth, everything, self.kernel)
+        if of_pairs is not None:
+            bandwidth = no_narrower_than_pairs(everything, of_pairs, self.kernel, float(_one_number(bandwidth)))
         parts = [bandwidth] * (1 + len(others))
         if isinstance(bandwidth, Tensor) and bandwidth.shape == (count, 1):  # one for each point
             parts = list(bandwidth.split([n, *map(len, others)]))
@@ -361,11 +394,11 @@ class _Estimate:
                 sums.append(alone + math.log(size))
         log_density = functools.reduce(_log_of_sum, sums) - math.log(count - 1 if self.leave_one_out else count)
         if self.leave_one_out:
-            return log_density, None, count
+            return log_density, None, count, bandwidth
         # A density that counts the point itself is at least a K-th of the kernel's peak there.
         at = z[:1].detach()
         peak = kde_log_density(at, at, bandwidth=_least_peaked(parts[0], self.kernel), **common)[0]
-        return log_density, math.log(count) - peak.detach(), count
+        return log_density, math.log(count) - peak.detach(), count, bandwidth
 
     def reduced(self, log_density: Tensor) -> Tensor:
         """The entropy of a sample whose log-densities these are."""
@@ -386,6 +419,19 @@ def _least_peaked(bandwidth: float | Tensor, kernel: str) -> float | Tensor:
     return bandwidth
 
 
+def _shared(chosen: list[float | Tensor]) -> float | Tensor:
+    """The bandwidth of q that the entropies share with it: theirs, or of two the geometric mean."""
+    first, *rest = [_one_number(bandwidth) for bandwidth in chosen]
+    return (first * rest[0]) ** 0.5 if rest else first
+
+
+def _one_number(bandwidth: float | Tensor) -> float | Tensor:
+    if not _is_one_number(bandwidth):
+        described = _checks.describe(bandwidth)
+        raise ValueError(f"reconstruction_bandwidth: want a bandwidth of one number to share, got {described}")
+    return bandwidth
+
+
 def _is_one_number(bandwidth: Bandwidth) -> bool:
     if isinstance(bandwidth, Tensor):
         return bandwidth.numel() == 1
@@ -401,20 +447,21 @@ def _parameter(value: float | Tensor, like: Tensor) -> float | Tensor:
     return value
 
 
-def _on_sphere(cosine: Tensor, dim: int, kappa: float | Tensor | None) -> tuple[Tensor, float | Tensor]:
-    """Mean log-density of von Mises-Fisher, and its largest value."""
+def _on_sphere(cosine: Tensor, dim: int, kappa: float | Tensor | None) -> tuple[Tensor, float | Tensor, float | Tensor]:
+    """Mean log-density of von Mises-Fisher, its largest value, and its concentration."""
     kappa = vmf_concentration(dim, float(cosine.detach())) if kappa is None else _parameter(kappa, cosine)
     constant = log_vmf_normalizer(dim, kappa)
     peak = kappa + constant
-    return (kappa * cosine + constant).to(cosine.dtype), peak.detach() if isinstance(peak, Tensor) else peak
+    return (kappa * cosine + constant).to(cosine.dtype), peak.detach() if isinstance(peak, Tensor) else peak, kappa
 
 
-def _in_space(squared: Tensor, dim: int, sigma: float | Tensor | None) -> tuple[Tensor, float | Tensor]:
-    """Mean log-density of the isotropic normal, and its largest value."""
+def _in_space(squared: Tensor, dim: int, sigma: float | Tensor | None) -> tuple[Tensor, float | Tensor, float | Tensor]:
+    """Mean log-density of the isotropic normal, its largest value, and its standard deviation."""
     if sigma is None:
         variance: float | Tensor = (squared.detach() / dim).clamp_min(torch.finfo(squared.dtype).tiny)
     else:
         variance = _parameter(sigma, squared) ** 2
     log_variance = torch.log(variance) if isinstance(variance, Tensor) else math.log(variance)
     peak = -dim / 2 * (math.log(2 * math.pi) + log_variance)
-    return (peak - squared / (2 * variance)).to(squared.dtype), peak.detach() if isinstance(peak, Tensor) else peak
+    log_density = (peak - squared / (2 * variance)).to(squared.dtype)
+    return log_density, peak.detach() if isinstance(peak, Tensor) else peak, variance**0.5

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.polynomial import hermite_e
 from scipy.optimize import brentq, minimize, minimize_scalar
+from scipy.special import ive, lambertw
 from scipy.stats import gaussian_kde
 from torch import Tensor
 
@@ -449,6 +450,50 @@ def test_reference_concentration_on_the_sphere_in_three_dimensions_has_a_closed_
     assert select_bandwidth(x, "median", kernel="vmf") == pytest.approx(torch.pdist(x).median().item() ** -2)
 
 
+def dense_slope(x: Tensor, kappa: float, weights: Tensor) -> float:
+    """Minus the derivative of the log of the sum over all pairs by log kappa."""
+    gaps = 0.5 * (x[:, None] - x).square().sum(-1)
+    pairs = weights[:, None] * weights * torch.exp(-kappa * gaps)
+    return (kappa * (gaps * pairs).sum() / pairs.sum()).item()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_bgh_is_where_the_dense_sum_grows_fastest(weighted, groups):
+    x = sphere(90, 6)
+    if groups == 3:  # two scales, and a maximum at each
+        x = F.normalize(torch.eye(6, dtype=DOUBLE)[:3].repeat(30, 1) + 0.03 * x, dim=1)
+    w = random_weights(90) if weighted else torch.ones(90, dtype=DOUBLE)
+    found = select_bandwidth(x, "bgh", kernel="vmf", weights=w if weighted else None)
+    ends = math.log(found) - 0.3, math.log(found) + 0.3
+    truth = minimize_scalar(
+        lambda u: -dense_slope(x, math.exp(u), w), bounds=ends, method="bounded", options={"xatol": 1e-7}
+    )
+    assert abs(math.log(found) - truth.x) <= 3e-4
+    assert -truth.fun >= max(dense_slope(x, kappa, w) for kappa in np.geomspace(1e-3, 1e6, 200)) - 1e-9
+    assert (
+        abs(math.log(select_bandwidth(x.float(), "bgh", kernel="vmf", weights=w if weighted else None) / found)) <= 2e-3
+    )
+
+
+def test_bgh_of_points_at_right_angles_and_opposite_ones_has_a_closed_form():
+    for n in (2, 7, 40):
+        want = 1 + lambertw((n - 1) / math.e).real
+        assert select_bandwidth(torch.eye(n, dtype=DOUBLE), "bgh", kernel="vmf") == pytest.approx(want, rel=5e-4)
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=DOUBLE)
+    half = (1 + lambertw(1 / math.e).real) / 2
+    assert select_bandwidth(opposite, "bgh", kernel="vmf") == pytest.approx(half, rel=5e-4)
+
+
+def test_bgh_of_a_circle_in_any_space_has_a_closed_form():
+    angles = torch.arange(300, dtype=DOUBLE) * (2 * math.pi / 300)
+    frame = torch.linalg.qr(torch.randn(20, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)))[0]
+    found = select_bandwidth(torch.stack([angles.cos(), angles.sin()], dim=1) @ frame.T, "bgh", kernel="vmf")
+    # The mean over the circle is e^-k I_0(k), and the 300 self terms are lost in it.
+    truth = minimize_scalar(lambda k: -k * (1 - ive(1, k) / ive(0, k)), bounds=(0.1, 20), method="bounded")
+    assert found == pytest.approx(truth.x, rel=1e-3)
+
+
 def test_concentrations_per_point():
     x = sphere(80, 4)
     kappa = select_bandwidth(x, kernel="vmf")
@@ -465,6 +510,8 @@ def test_concentrations_at_the_ends_of_the_range():
         assert select_bandwidth(sphere(20, 3).repeat(4, 1), kernel="vmf") == pytest.approx(1e6)
     opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     assert select_bandwidth(opposite, kernel="vmf") == pytest.approx(1e-3)
+    with pytest.warns(RuntimeWarning, match="'bgh'.*duplicate points"):
+        assert select_bandwidth(opposite[:1].repeat(5, 1), "bgh", kernel="vmf") == pytest.approx(1e6)
 
 
 # ------------------------------------------------------------------------------------------------------ table, errors

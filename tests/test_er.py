@@ -184,6 +184,65 @@ def test_bandwidths_of_every_form(support):
     torch.testing.assert_close(rule.entropy, mi.kde_entropy(x, kernel=kernel), rtol=1e-6, atol=1e-6)
 
 
+def neighbours(z: Tensor, scale: float) -> Tensor:
+    """Mean squared distance of what a kernel e^(-scale d^2) takes for neighbours."""
+    squares = (z[:, None] - z).square().sum(-1)
+    others = (-scale * squares).masked_fill(torch.eye(len(z), dtype=torch.bool), -math.inf)
+    return (others.softmax(1) * squares).sum(1).mean()
+
+
+@pytest.mark.parametrize("support", ["sphere", "euclidean"])
+@pytest.mark.parametrize("entropy_of", ["second", "both"])
+def test_a_shared_bandwidth_is_that_of_both_terms(support, entropy_of):
+    z1, z2 = (F.normalize(z, dim=1) for z in views(12, 4))
+    z1, z2 = leaves(z1, F.normalize(z1 + 0.01 * z2, dim=1))  # close pairs: the rule's choice stands
+    options: dict[str, Any] = {"support": support, "entropy_of": entropy_of}
+    kernel = "vmf" if support == "sphere" else "gaussian"
+    widths = [mi.select_bandwidth(z, kernel=kernel) for z in ([z2] if entropy_of == "second" else [z1, z2])]
+    bound = mi.er_bound(z1, z2, reconstruction_bandwidth="shared", **options)
+    width = math.exp(sum(map(math.log, widths)) / len(widths))
+    assert bound.q_bandwidth == pytest.approx(width, rel=1e-9)
+    apart = mi.er_bound(z1, z2, bandwidth="loo", reconstruction_bandwidth=width, **options)
+    torch.testing.assert_close(bound.value, apart.value)
+    for ours, theirs in zip(*(torch.autograd.grad(b.value, [z1, z2]) for b in (bound, apart)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    given = mi.er_bound(z1, z2, bandwidth=0.7, reconstruction_bandwidth="shared", leave_one_out=False, **options)
+    assert given.value.item() == mi.er_bound(z1, z2, bandwidth=0.7, leave_one_out=False, **options).value.item()
+    assert given.cap is not None
+
+
+@pytest.mark.parametrize("support", ["sphere", "euclidean"])
+def test_a_shared_bandwidth_is_no_narrower_than_pairs_allow(support):
+    z1, noise = torch.randn(2, 12, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    z1 = F.normalize(z1, dim=1)
+    z2 = F.normalize(z1 + 0.6 * noise, dim=1)
+    chosen = 100.0 if support == "sphere" else 0.1  # what the nearest of them would want
+    bound = mi.er_bound(z1, z2, support=support, bandwidth=lambda z: chosen, reconstruction_bandwidth="shared")
+    width = bound.q_bandwidth
+    scale = 0.5 * width if support == "sphere" else 0.5 / width**2
+    assert scale < (0.5 * chosen if support == "sphere" else 0.5 / chosen**2)
+    of_pairs = (z1 - z2).square().sum(1).mean()
+    torch.testing.assert_close(neighbours(z2, scale), of_pairs, rtol=1e-6, atol=0)
+    # There the bound is largest over the bandwidths that both terms may have: its whole derivative is the partial one.
+    free = torch.tensor(width, dtype=DOUBLE, requires_grad=True)
+    value = mi.er_bound(z1, z2, support=support, bandwidth=free).value
+    (slope,) = torch.autograd.grad(value, free)
+    assert abs(slope.item()) * width <= 1e-6
+    torch.testing.assert_close(bound.value, value.detach())
+    for factor in (0.7, 1.4):
+        assert mi.er_bound(z1, z2, support=support, bandwidth=factor * width).value < value
+
+
+def test_the_whole_gradient_at_a_bandwidth_that_pairs_decide():
+    z1, noise = torch.randn(2, 6, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    inputs = leaves(z1, z1 + 0.8 * noise)
+
+    def value(a: Tensor, b: Tensor) -> Tensor:
+        return mi.er_bound(a, b, bandwidth=lambda z: 1e3, reconstruction_bandwidth="shared").value
+
+    assert torch.autograd.gradcheck(value, inputs, atol=1e-6)
+
+
 def test_other_kernels_and_the_width_of_q():
     z1, z2 = views(30, 2)
     bound = mi.er_bound(z1, z2, support="euclidean", kernel="laplace", bandwidth=0.6)
@@ -416,6 +475,22 @@ def test_a_teacher_gets_no_gradient_and_the_student_spreads():
         (lambda x: mi.er_bound(x, x, support="discrete", kernel="vmf"), ValueError, "kernel: want None"),
         (lambda x: mi.er_bound(x, x, logits=True), ValueError, "logits: want support 'discrete'"),
         (lambda x: mi.er_bound(x, x, bandwidth="fd"), ValueError, "bandwidth: want one of"),
+        (lambda x: mi.er_bound(x, x, reconstruction_bandwidth="loo"), ValueError, "reconstruction_bandwidth: want one"),
+        (
+            lambda x: mi.er_bound(x, x, bandwidth="knn", reconstruction_bandwidth="shared"),
+            ValueError,
+            "reconstruction_bandwidth: want .* rule 'knn'",
+        ),
+        (
+            lambda x: mi.er_bound(x, x, bandwidth=lambda z: torch.ones(3, 1), reconstruction_bandwidth="shared"),
+            ValueError,
+            "reconstruction_bandwidth: want a bandwidth of one number to share",
+        ),
+        (
+            lambda x: mi.er_bound(x, x, support="euclidean", kernel="laplace", reconstruction_bandwidth="shared"),
+            ValueError,
+            "reconstruction_bandwidth: want .* kernel 'laplace'",
+        ),
         (lambda x: mi.er_bound(x, x, bandwidth=[1.0]), TypeError, "bandwidth: want a number or a tensor"),
         (lambda x: mi.er_bound(x, x, prediction=x[:2]), ValueError, "prediction: want the shape of z1"),
         (lambda x: mi.er_bound(x, x, prediction=x * math.nan), ValueError, "prediction: want finite values"),

@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"bandwidth": 3.0},
     "paper": {"bandwidth": 3.0, "leave_one_out": False, "reduction": "plug_in"},
     "rule": {"bandwidth": "loo"},
+    "shared": {"bandwidth": "loo", "reconstruction_bandwidth": "shared", "queue": (12, 4)},
     "euclidean, rule": {"support": "euclidean", "bandwidth": "loo", "symmetric": False, "entropy_of": "both"},
     "queue": {"bandwidth": 3.0, "queue": (12, 4)},
     "learned": {"bandwidth": 3.0, "learnable_bandwidth": True, "entropy_weight": 0.5},

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mi_estimators.bounds import i_nce
+from mi_estimators.er import er_bound
 from mi_estimators.losses import EntropyReconstruction
 from mi_estimators.ops import sinkhorn_knopp
 from mi_estimators.ssl import METHODS, Method, Setting, TrainConfig, resume, train
@@ -72,6 +73,20 @@ def fit(method: Method, views: tuple[Tensor, Tensor], steps: int) -> list[dict[s
         method.end_step()
         rows.append({name: float(value.detach()) for name, value in terms.items()})
     return rows
+
+
+@pytest.mark.parametrize("bandwidth", ["loo", "bgh"])
+def test_simclr_follows_the_batch_with_the_concentration_of_q(bandwidth):
+    method, views = made("simclr", objective="er", bandwidth=bandwidth), pairs()
+    terms = method.step(views, None)
+    z1, z2 = method.embed(views)
+    options = {"bandwidth": bandwidth, "reconstruction_bandwidth": "shared" if bandwidth == "bgh" else None}
+    there, back = er_bound(z1, z2, **options), er_bound(z2, z1, **options)
+    torch.testing.assert_close(terms["loss"], -(there.value + back.value) / 2)
+    assert float(method.scale) == pytest.approx((there.q_bandwidth + back.q_bandwidth) / 2, rel=1e-5)
+    method.eval()
+    method.step(pairs(), None)
+    assert float(method.scale) == pytest.approx((there.q_bandwidth + back.q_bandwidth) / 2, rel=1e-5)
 
 
 def information(method: Method, views: tuple[Tensor, Tensor]) -> float:

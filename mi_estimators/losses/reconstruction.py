@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mi_estimators import _checks, er, joined
 from mi_estimators.distributed import average_gradient
-from mi_estimators.er import Bandwidth, ERBound
+from mi_estimators.er import Bandwidth, ERBound, QBandwidth
 from mi_estimators.losses.base import Loss
 from mi_estimators.memory_bank import MemoryBank, bank_of_size
 
@@ -33,7 +33,7 @@ class EntropyReconstruction(Loss):
         kernel: of the entropy on the Euclidean support.
         bandwidth: of kernel and reconstruction. The default 10 is the paper's concentration; ``"loo"`` chooses it for
             every batch. A ``BandwidthState`` becomes part of this module's state.
-        reconstruction_bandwidth: of q alone.
+        reconstruction_bandwidth: of q alone; ``"shared"`` for the number that a rule chose for the entropy.
         learnable_bandwidth: learn the bandwidth of q, from ``reconstruction_bandwidth`` or else ``bandwidth``, which
             has to be a number; its logarithm is the parameter ``log_bandwidth``. That of the entropy is not learned:
             a gradient that raises the estimate there would only make it worse.
@@ -75,7 +75,7 @@ class EntropyReconstruction(Loss):
         *,
         kernel: str | None = None,
         bandwidth: Bandwidth = 10.0,
-        reconstruction_bandwidth: float | Tensor | None = None,
+        reconstruction_bandwidth: QBandwidth = None,
         learnable_bandwidth: bool = False,
         entropy_of: str = "second",
         entropy_weight: float = 1.0,
@@ -145,6 +145,7 @@ class EntropyReconstruction(Loss):
         if not self.symmetric:
             return there
         back = self._direction(z2, z1, past2, past1)
+        width, other = there.q_bandwidth, back.q_bandwidth
         return ERBound(
             value=(there.value + back.value) / 2,
             entropy=(there.entropy + back.entropy) / 2,
@@ -152,6 +153,7 @@ class EntropyReconstruction(Loss):
             cap=None if there.cap is None or back.cap is None else (there.cap + back.cap) / 2,
             ceiling=there.ceiling,
             saturated=there.saturated | back.saturated,
+            q_bandwidth=None if width is None or other is None else (width + other) / 2,
         )
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "loo": Rule(sphere.loo, "number", warm=True),
         "normal_reference": Rule(sphere.von_mises_fisher_reference, "number"),
         "median": Rule(sphere.median, "number"),
+        "bgh": Rule(sphere.bgh, "number"),
         "abramson": Rule(sphere.abramson, "per point"),
         "knn": Rule(sphere.knn, "per point"),
     },
@@ -139,8 +140,8 @@ def select_bandwidth(
         x: the points; unit vectors with kernel ``"vmf"``.
         rule: a key of ``RULES[kernel]``: ``"loo"`` (leave-one-out maximum likelihood), ``"loo_diagonal"``,
             ``"loo_full"``, ``"scott"``, ``"silverman"``, ``"normal_reference"``, ``"normal_reference_diagonal"``,
-            ``"median"``, ``"lscv"``, ``"isj"``, ``"sj"``, ``"abramson"``, ``"knn"``. The documentation has a table of
-            what each optimises and costs.
+            ``"median"``, ``"lscv"``, ``"isj"``, ``"sj"``, ``"bgh"``, ``"abramson"``, ``"knn"``. The documentation has a
+            table of what each optimises and costs.
         kernel: a key of :data:`~mi_estimators.entropy.kernels.KERNELS`.
         weights: of the points, >= 0, of any sum.
         start: for the rules by likelihood, a bandwidth near the result, which saves sweeps; in their form.

@@ -20,8 +20,10 @@ from mi_estimators.entropy.bandwidth.reference import canonical_ratio, median_di
 from mi_estimators.entropy.bandwidth.sample import Sample, normal_factor, sample_of, unweighted, warn_of_duplicates
 from mi_estimators.entropy.bandwidth.search import follow
 from mi_estimators.entropy.vmf import log_bessel_i, vmf_concentration
+from mi_estimators.ops.pairwise_lse_moments import pairwise_lse_moments
 
 KAPPA_RANGE = (1e-3, 1e6)
+_OCTAVE = math.log(2)
 
 
 def _unit_sample(x: Tensor, weights: Tensor | None) -> Sample:
@@ -111,6 +113,64 @@ def median(x: Tensor, *, weights: Tensor | None = None) -> float:
         - x: :math:`(N, d)` of unit rows, weights: :math:`(N,)`; Output: a number in [1e-3, 1e6].
     """
     return _in_range(median_distance(_unit_sample(x, weights)) ** -2)
+
+
+def bgh(x: Tensor, *, weights: Tensor | None = None) -> float:
+    r"""The concentration at which the sum over pairs grows fastest with the width of the kernel.
+
+    With all pairs, each point's with itself among them, it maximises
+
+    .. math::
+        -\frac{\partial \log S}{\partial \log \kappa}, \qquad
+        S(\kappa) = \sum_{ij} w_i w_j e^{-\kappa (1 - x_i \cdot x_j)} .
+
+    Around points on a manifold of m dimensions S grows as :math:`\kappa^{-m/2}`, for kernels that are wider than the
+    gaps between points and narrower than the manifold bends: there the slope is largest, and m / 2. For narrower ones
+    each point is left with itself, for wider ones S tends to 1, and the slope to 0 for both. N equally weighted points
+    of which no two are nearer than at right angles, as in many dimensions, give :math:`\kappa = 1 + W((N - 1) / e)` at
+    those right angles, with Lambert's W: about :math:`\log N`, at which the kernels of all points just meet.
+
+    It is a scale for a training, not a density estimate: it does not look at the dimension of the space that the points
+    are given in, and in many dimensions the likelihood wants a much narrower kernel (``"loo"``). Three sweeps over the
+    pairs, to a relative accuracy of about 1e-4; of several maxima the highest.
+
+    Shape:
+        - x: :math:`(N, d)` of unit rows, weights: :math:`(N,)`; Output: a number in [1e-3, 1e6].
+
+    Warns:
+        RuntimeWarning: the slope is largest at the end of that range, as where all points coincide.
+
+    Source: Coifman et al. (2008), IEEE Trans. Image Process. 17, for the sum; Berry, Giannakis & Harlim (2015), Phys.
+    Rev. E 91, 032915, for its steepest point.
+    """
+    sample = _unit_sample(x, weights)
+    lowest, highest = (math.log(kappa) for kappa in KAPPA_RANGE)
+    count = math.ceil((highest - lowest) / _OCTAVE)
+    step = (highest - lowest) / count
+    places = [highest - k * step for k in range(count + 1)]  # of equal slopes, the first counts
+    for finer in (6, 6, 0):
+        slopes = _slopes_of_sum(sample, places)
+        best = max(range(len(places)), key=slopes.__getitem__)
+        if finer:
+            step /= finer
+            places = [min(max(places[best] + k * step, lowest), highest) for k in range(finer, -finer - 1, -1)]
+    found = places[best]
+    if found >= highest - SLACK:
+        warn_of_duplicates("bgh", f"{KAPPA_RANGE[1]:.3g}")
+    elif 0 < best < len(places) - 1:  # the peak of the parabola through the highest and its neighbours
+        before, peak, after = slopes[best - 1 : best + 2]
+        bend = before - 2 * peak + after
+        found -= 0.5 * step * (before - after) / bend if bend < 0 else 0.0
+    return math.exp(found)
+
+
+def _slopes_of_sum(sample: Sample, places: Sequence[float]) -> list[float]:
+    """At each log concentration, minus the derivative of the log of the sum over all pairs by it."""
+    scales = torch.tensor([0.5 * math.exp(u) for u in places], dtype=torch.float64)
+    lse, moment = pairwise_lse_moments(sample.x, scales=scales.to(sample.x), score="sqeuclidean", bias=sample.bias)
+    shares = torch.softmax(lse.to(torch.float64) + sample.shares.log(), dim=1)
+    mean_squares = -(shares * moment.to(torch.float64)).sum(dim=1).cpu()
+    return (scales * mean_squares).tolist()
 
 
 def abramson(x: Tensor, *, weights: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mi_estimators import _checks
-from mi_estimators.entropy import RULES, vmf_concentration
+from mi_estimators.entropy import RULES
 from mi_estimators.losses import EntropyReconstruction, NTXent
 from mi_estimators.ssl.augment import Views
 from mi_estimators.ssl.heads import projection_head
@@ -21,8 +21,9 @@ class SimCLR(Method):
 
     ``native`` minimises NT-Xent; ``er`` minimises reconstruction minus entropy, with von Mises-Fisher densities, in
     both directions: both maximise the information that one view's embedding holds about the other's. With a fixed
-    bandwidth both densities have the concentration kappa; with a rule, the entropy's is chosen by the rule batch by
-    batch, and the reconstruction's by maximum likelihood.
+    bandwidth both densities have the concentration kappa. With a rule the entropy's is chosen by the rule batch by
+    batch, and the reconstruction's by maximum likelihood, but for ``"bgh"``: that is no estimate of a density but a
+    scale, and as with a fixed one both densities have it.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class SimCLR(Method):
             self.register_buffer("scale", torch.tensor(float(kappa)))
         self.nt_xent = NTXent(temperature=temperature)
         self.entropy_reconstruction = EntropyReconstruction(
-            support="sphere", bandwidth=kappa if bandwidth == "fixed" else bandwidth
+            support="sphere",
+            bandwidth=kappa if bandwidth == "fixed" else bandwidth,
+            reconstruction_bandwidth="shared" if bandwidth == "bgh" else None,
         )
 
     def step(self, views: Views, index: Tensor | None) -> Terms:
@@ -63,8 +66,7 @@ class SimCLR(Method):
             return {"loss": self.nt_xent(z1, z2)}
         bound = self.entropy_reconstruction.terms(z1, z2)
         if self.follows_batch and self.training:
-            cosine = float(self.joined((z1.detach() * z2.detach()).sum(dim=1)).mean())
-            cast(Tensor, self.scale).fill_(vmf_concentration(z1.shape[1], cosine))
+            cast(Tensor, self.scale).fill_(cast(float, bound.q_bandwidth))
         return terms_of(bound)
 
     def embed(self, views: Views) -> Views:
