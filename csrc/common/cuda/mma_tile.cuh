@@ -157,26 +157,18 @@ __device__ __forceinline__ void add_sums(float (&sums)[2][kTiles][4], const floa
   }
 }
 
-// The fragments of a float operand: what TF32 holds of it, and what it holds of the rest.
-template <int kWords>
-struct SplitWords {
-  uint32_t high[kWords], low[kWords];
-
-  __device__ __forceinline__ explicit SplitWords(const uint32_t (&words)[kWords]) {
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      const float value = __uint_as_float(words[i]);
-      high[i] = to_tf32(value);
-      low[i] = to_tf32(value - __uint_as_float(high[i]));
-    }
-  }
-};
+// What TF32 holds of the rest of a float, beside its high part.
+__device__ __forceinline__ uint32_t rest_of(uint32_t word, uint32_t high) {
+  return to_tf32(__uint_as_float(word) - __uint_as_float(high));
+}
 
 // sums[m] += A_m B for both 16-row halves of a warp's rows. `corrected` (float only): with the products of low parts;
 // without them results are those of TF32, and infinite coordinates stay infinite instead of turning into NaN.
 template <typename T>
 struct RowFragments {
   uint32_t words[2][4];
+
+  __device__ __forceinline__ void split(bool) {}
 
   __device__ __forceinline__ void multiply(float (&first)[4], float (&second)[4], const uint32_t (&b)[2], bool) const {
     mma(T{}, first, words[0], b);
@@ -186,21 +178,35 @@ struct RowFragments {
 
 template <>
 struct RowFragments<float> {
-  uint32_t words[2][4];
+  uint32_t words[2][4];  // from split() on, their high parts
+  uint32_t low[2][4];    // if corrected
+
+  // Once for all products that these rows have a part in: the compiler does not find out by itself.
+  __device__ __forceinline__ void split(bool corrected) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t word = words[m][i];
+        words[m][i] = to_tf32(__uint_as_float(word));
+        low[m][i] = corrected ? rest_of(word, words[m][i]) : 0;
+      }
+    }
+  }
 
   __device__ __forceinline__ void multiply(float (&first)[4], float (&second)[4], const uint32_t (&b)[2],
                                            bool corrected) const {
-    const SplitWords<4> a0(words[0]), a1(words[1]);
-    const SplitWords<2> split(b);
+    const uint32_t high[2] = {to_tf32(__uint_as_float(b[0])), to_tf32(__uint_as_float(b[1]))};
     float part0[4] = {}, part1[4] = {};
     if (corrected) {
-      mma(0.0f, part0, a0.low, split.high);
-      mma(0.0f, part1, a1.low, split.high);
-      mma(0.0f, part0, a0.high, split.low);
-      mma(0.0f, part1, a1.high, split.low);
+      const uint32_t rest[2] = {rest_of(b[0], high[0]), rest_of(b[1], high[1])};
+      mma(0.0f, part0, low[0], high);
+      mma(0.0f, part1, low[1], high);
+      mma(0.0f, part0, words[0], rest);
+      mma(0.0f, part1, words[1], rest);
     }
-    mma(0.0f, part0, a0.high, split.high);
-    mma(0.0f, part1, a1.high, split.high);
+    mma(0.0f, part0, words[0], high);
+    mma(0.0f, part1, words[1], high);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       first[i] += part0[i];
@@ -230,6 +236,7 @@ __device__ __forceinline__ void add_scores(float (&q)[2][kTiles][4], ChunkTile<k
     if (step >= steps) break;
     RowFragments<T> a;
     load_fragments(a, rows, row, step, thread);
+    a.split(corrected);
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       const int own = col + n * 8 + thread.lane / 16 * 8 + thread.lane % 8;
@@ -288,6 +295,7 @@ __device__ __forceinline__ void add_weighted(float (&out)[2][kTiles][4], WeightT
   for (int step = 0; step < kWeightCols / kDepth; ++step) {
     RowFragments<T> a;
     load_fragments(a, weights, row + step / 4 * kWeightRows, step % 4, thread);
+    a.split(corrected);
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       if constexpr (kIsFloat<T>) {
