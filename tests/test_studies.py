@@ -348,11 +348,13 @@ def test_what_collapsed_is_counted_and_published(tmp_path: Path) -> None:
     result = collapse.summary(found)
     assert [row["collapsed"] for row in result["rows"]] == [0, 2, 0, 0]
     assert set(result["met"].values()) == {True}
-    for place, entropy, met in ((1, 0.2, [False, True, True]), (0, math.nan, [True, False, True]),
-                                (2, 0.05, [True, True, False])):  # fmt: skip
+    for place, entropy, missed in ((1, 0.2, 0), (0, math.nan, 1), (2, 0.05, 3)):
         line = list(collapse.LINES)[place]
         changed = [*found[:place], collapse_cell(line, 0, entropy), *found[place + 1 :]]
-        assert list(collapse.summary(changed)["met"].values()) == met
+        assert [not met for met in collapse.summary(changed)["met"].values()].index(True) == missed
+    found[2]["history"][-1]["infonce"] = 0.05
+    assert list(collapse.summary(found)["met"].values()) == [True, True, True, True, False]
+    result = collapse.summary(found)
 
     out, page = tmp_path / "collapse-digits.json", tmp_path / "page.md"
     out.write_text(json.dumps({"study": "collapse", "plan": {"data": "digits"}, **result}))
@@ -361,7 +363,7 @@ def test_what_collapsed_is_counted_and_published(tmp_path: Path) -> None:
     page.write_text("".join(f"<!-- collapse-digits: {what} -->\n<!-- end -->\n" for what in whats))
     publish.main([str(out), str(page)])
     text = page.read_text()
-    assert "| native, no centering | 2 of 2 | 0.01 | 0.00 | 0.50 | 0.50 | 0.5 | 50.0 | 90.0 | 90.0 | 92.0 |" in text
+    assert "| native, no centering | 2 of 2 | 2 of 2 | 0.01 | 0.00 | 0.50 | 0.50 | 0.50 | 0.5 |" in text
     assert "| with centering none does | yes |" in text
     assert "![Entropies over training](collapse-digits.png)" in text
 

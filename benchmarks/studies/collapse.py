@@ -44,6 +44,8 @@ EVALUATED = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 KEPT = ("entropy", "entropy_floor", "infonce", "rankme", "knn")
 COLLAPSED = 0.1
 """Nats above the floor below which the entropy counts as fallen to it, as in the trainer's warning."""
+TOLD_APART = 0.1
+"""Nats of the held-out InfoNCE from which on the predictions count as telling images apart."""
 
 
 class NormedMLP(Encoder):
@@ -142,6 +144,7 @@ def summary(found: Sequence[Cell]) -> dict[str, Any]:
                 "line": line,
                 "seeds": len(of_line),
                 "collapsed": sum(not value >= COLLAPSED for value in above),
+                "told_apart": sum(end["infonce"] >= TOLD_APART for end in last),
                 **{name: statistics.fmean(end[name] for end in last) for name in last[0] if name != "step"},
                 "knn_before": statistics.fmean(cell["history"][0]["knn"] for cell in of_line),
                 "probe": {
@@ -149,17 +152,13 @@ def summary(found: Sequence[Cell]) -> dict[str, Any]:
                 },
             }
         )
-    collapsed = {row["line"]: (row["collapsed"], row["seeds"]) for row in rows}
-    met = {
-        "without centering every seed collapses": _all(collapsed["native, no centering"]),
-        "with centering none does": collapsed["native"][0] == 0,
-        "with the entropy and no centering none does": collapsed["er"][0] == 0,
-    }
+    of = {row["line"]: row for row in rows}
+    without = of["native, no centering"]
+    met = {"without centering every seed collapses": without["collapsed"] == without["seeds"]}
+    for line, text in (("native", "with centering"), ("er", "with the entropy and no centering")):
+        met[f"{text} none does"] = of[line]["collapsed"] == 0
+        met[f"{text} every seed tells images apart"] = of[line]["told_apart"] == of[line]["seeds"]
     return {"rows": rows, "met": met}
-
-
-def _all(counted: tuple[int, int]) -> bool:
-    return counted[0] == counted[1]
 
 
 def plot(found: Sequence[Cell], path: Path) -> None:

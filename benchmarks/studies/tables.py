@@ -214,13 +214,13 @@ def ends(document: Document, _: str) -> Table:
 def collapse(document: Document, _: str) -> Table:
     """Where the trainings of the study of collapse end: a line an objective, means over its seeds."""
     header = (
-        "run", "collapsed", "entropy", "its floor", "of an image", "KL", "RankMe", "kNN", "kNN before", "probe",
-        "probe before",
+        "run", "collapsed", "told apart", "entropy", "its floor", "of an image", "KL", "InfoNCE", "RankMe", "kNN",
+        "kNN before", "probe", "probe before",
     )  # fmt: skip
     lines = [
         (
-            row["line"], f"{row['collapsed']} of {row['seeds']}",
-            *(f"{row[name]:.2f}" for name in ("entropy", "entropy_floor", "target_entropy", "divergence")),
+            row["line"], *(f"{row[name]} of {row['seeds']}" for name in ("collapsed", "told_apart")),
+            *(f"{row[name]:.2f}" for name in ("entropy", "entropy_floor", "target_entropy", "divergence", "infonce")),
             f"{row['rankme']:.1f}",
             *(f"{100 * value:.1f}" for value in (
                 row["knn"], row["knn_before"], row["probe"]["after"], row["probe"]["before"]

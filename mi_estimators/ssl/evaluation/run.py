@@ -156,7 +156,7 @@ def _tsne(features: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _umap(features: np.ndarray, seed: int) -> np.ndarray:
-    return require("umap", "vision").UMAP(random_state=seed).fit_transform(features)
+    return require("umap", "vision").UMAP(random_state=seed, n_jobs=1).fit_transform(features)
 
 
 MAPS = {"tsne": _tsne, "umap": _umap}
