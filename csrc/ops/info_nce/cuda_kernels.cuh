@@ -157,9 +157,10 @@ __device__ __forceinline__ A merged(const MergeJob<A>& job, int64_t i, int part_
   return lse_value(state);
 }
 
-// Grid: kBoundBlocks. Neighbouring lanes have neighbouring anchors, so that what they read is in one sector.
+// Grid: kBoundBlocks. Neighbouring lanes have neighbouring anchors, so that what they read is in one sector. Asked for
+// three blocks an SM, the compiler takes the registers it needs; left alone it spills some of double's.
 template <typename A>
-__global__ void __launch_bounds__(kThreads) anchors_kernel(const __grid_constant__ AnchorsPass<A> p) {
+__global__ void __launch_bounds__(kThreads, 3) anchors_kernel(const __grid_constant__ AnchorsPass<A> p) {
   constexpr int kWarps = kThreads / kWarpSize, kAnchors = kWarpSize / kAnchorLanes;
   __shared__ BoundsScratch scratch;
   __shared__ SharedTile<double, 1, kWarps> loss_scratch, slope_scratch;
