@@ -184,7 +184,7 @@ def plot(found: Sequence[Cell], path: Path) -> None:
         axis.set(title=text, xlabel="step", ylabel="nats")
         axis.title.set_size(9)
         axis.grid(True, linewidth=0.3)
-    axes[0].legend(fontsize=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LINES), fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
