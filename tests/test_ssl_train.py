@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from mi_estimators.image_sets import load
 from mi_estimators.ssl import METHODS, Interrupted, Method, Preset, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
 from mi_estimators.ssl.heldout import warn_at_the_ends, warn_of_collapse
+from mi_estimators.ssl.trainer import Trainer
 
 for module in ("lightning_fabric", "kornia", "sklearn", "tensorboard"):
     pytest.importorskip(module)
@@ -169,10 +171,43 @@ def test_a_stop_signal_ends_the_step_saves_and_can_be_resumed(tmp_path, number):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_mixed_precision_trains(tmp_path, variant):
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)])
+def test_mixed_precision_trains(tmp_path, variant, precision, dtype):
+    """With networks that do compute in the type, which finite results do not show."""
     method, options = VARIANTS[variant]
-    results = train(tiny(method, tmp_path, steps=3, precision="bf16-mixed", options=options))
+    seen = set()
+
+    def note(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(module, torch.nn.Linear) and module.training:
+            seen.add(output.dtype)
+
+    with torch.nn.modules.module.register_module_forward_hook(note):
+        results = train(tiny(method, tmp_path, steps=3, precision=precision, options=options))
     assert all(math.isfinite(value) for value in results["heldout"].values())
+    assert seen == {dtype}
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_float16_trains_with_a_scaled_loss_and_resumes_bit_for_bit(tmp_path, clip):
+    settings = {"precision": "16-mixed", "clip": clip}
+    whole = train(tiny("mi-max", tmp_path / "whole", steps=8, **settings))
+    assert all(math.isfinite(value) for value in whole["heldout"].values())
+    scale = state_of(tmp_path / "whole")["loss_scale"]
+    assert scale["scale"] > 1
+    train(tiny("mi-max", tmp_path / "parts", steps=4, **settings))
+    resume(tmp_path / "parts", steps=8)
+    assert state_of(tmp_path / "parts")["loss_scale"] == scale
+    assert_same_bits(state_of(tmp_path / "whole")["method"], state_of(tmp_path / "parts")["method"])
+
+
+def test_a_step_whose_gradients_overflow_is_skipped(tmp_path):
+    """The weights stay, and the loss is scaled by less from then on."""
+    trainer = Trainer(tiny("mi-max", tmp_path, precision="16-mixed").resolved(), load("digits", None))
+    trainer.loss_scale = trainer.loss_scale | {"scale": 2.0**100}
+    before = [parameter.detach().clone() for parameter in trainer.method.parameters()]
+    trainer.step(0)
+    assert trainer.loss_scale["scale"] == 2.0**99
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.method.parameters(), strict=True))
 
 
 def test_a_finished_run_can_be_extended(tmp_path):

@@ -16,7 +16,7 @@ from mi_estimators.ssl.method import Method, Preset, check_not_negative
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import NEEDS_LR, OPTIMIZERS, SCHEDULES
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -52,7 +52,8 @@ class TrainConfig:
         checkpoint_minutes: minutes after which one is written, whatever the step.
         accelerator: Lightning Fabric's: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         devices: processes that share each batch, which torchrun starts; None takes as many as it has started.
-        precision: Lightning Fabric's ``"32-true"`` or ``"bf16-mixed"``.
+        precision: Lightning Fabric's ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"`` (float16, with a loss so scaled
+            that gradients stay in range; a step whose gradients do not is skipped).
         options: the method's own settings, by name.
     """
 

@@ -133,6 +133,7 @@ class _Run:
         if state is not None:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.trainer.loss_scale = state.get("loss_scale", {})
             self.step, self.rows, self.probe, self.sums = (state[name] for name in ("step", "rows", "probe", "sums"))
 
     def save(self) -> None:
@@ -144,6 +145,7 @@ class _Run:
             "data_digest": self.digest,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "loss_scale": self.trainer.loss_scale,
             **{name: getattr(self, name) for name in ("step", "rows", "probe", "sums")},
         }
         checkpoint.save(self.folder / "checkpoint.pt", state)

@@ -106,10 +106,21 @@ class Trainer:
             every = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
             raise FloatingPointError(f"{' and '.join(bad)} (terms: {every})")
         if self.config.clip is not None:
+            if self.loss_scale:  # Fabric's own clipping refuses fused optimizers
+                self.fabric.strategy.precision.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip)
         self._stepper.step()
         self.method.end_step()
         return values
+
+    @property
+    def loss_scale(self) -> dict[str, Any]:
+        """State of the scale that the loss has in float16; empty where it has none."""
+        return cast(dict[str, Any], self.fabric.strategy.precision.state_dict())
+
+    @loss_scale.setter
+    def loss_scale(self, state: dict[str, Any]) -> None:
+        self.fabric.strategy.precision.load_state_dict(state)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -144,7 +155,8 @@ class Trainer:
     def _backward(self, index: Tensor, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of a part of the batch, its last or not; gives its terms."""
         with nullcontext() if last or self.world == 1 else self.fabric.no_backward_sync(self.model):
-            terms = self.model.step(self.view(self.data.train.pixels(index)), index)
+            with self.fabric.autocast():  # a marked method is called in the precision's context with DDP only
+                terms = self.model.step(self.view(self.data.train.pixels(index)), index)
             self.fabric.backward(terms["loss"] / self.config.accumulate)
         return {name: term.detach().float() for name, term in terms.items()}
 
@@ -161,8 +173,14 @@ def _fabric(config: TrainConfig) -> Any:
             broadcast_buffers=False, find_unused_parameters=METHODS[config.method].skips_parameters
         )
         options = {"devices": here, "num_nodes": world // here, "strategy": strategy}
+    if config.precision == "16-mixed":  # by its name, Fabric would take bfloat16 for it on a CPU
+        plugins = require("lightning_fabric.plugins.precision", "train")
+        on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+        options["plugins"] = plugins.MixedPrecision("16-mixed", device="cpu" if on_cpu else "cuda")
+    else:
+        options["precision"] = config.precision
     try:
-        made = fabric.Fabric(accelerator=config.accelerator, precision=config.precision, **options)
+        made = fabric.Fabric(accelerator=config.accelerator, **options)
     except (ValueError, RuntimeError) as error:  # unknown, or not on this machine
         raise ValueError(f"accelerator: cannot use {config.accelerator!r}: {error}") from error
     made.launch()
