@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -115,6 +116,21 @@ def test_a_method_overfits_a_small_set(name, objective):
     if objective == "er" and name != "moco":
         for row in rows:
             assert row["loss"] == pytest.approx(-row["train_entropy"] - row["train_reconstruction"], abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("objective", ["native", "er"])
+@pytest.mark.parametrize("name", WITH_OBJECTIVES)
+def test_half_types_change_the_loss_by_their_rounding(name, objective, dtype):
+    method, views, index = made(name, objective=objective), pairs(), torch.arange(SIZE)
+    method.begin_epoch(0, over(views[0], method))
+    expected = copy.deepcopy(method).step(views, index)["loss"].detach()
+    with torch.autocast("cpu", dtype=dtype):
+        loss = method.step(views, index)["loss"]
+    assert loss.dtype == torch.float32
+    assert (loss - expected).abs() <= 0.1 * (1 + expected.abs())
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in method.parameters())
 
 
 @pytest.mark.parametrize("name", WITH_OBJECTIVES)

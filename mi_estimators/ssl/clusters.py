@@ -48,8 +48,8 @@ class ClusterMethod(ClassMethod):
     def _terms(self, logits: Tensor, labels: Tensor) -> Terms:
         if self.objective == "native":
             return {"loss": self.native_loss(logits, labels)}
-        certain = F.one_hot(labels, self.clusters).to(logits.dtype)
-        return terms_of(self.entropy_reconstruction.terms(logits, (certain + 1e-12).log()))
+        certain = F.one_hot(labels, self.clusters).float()  # in a half type the log of its zeros would be infinite
+        return terms_of(self.entropy_reconstruction.terms(logits.float(), (certain + 1e-12).log()))
 
 
 def k_means(features: Tensor, clusters: int) -> tuple[Tensor, Tensor]:

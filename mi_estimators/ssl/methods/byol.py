@@ -52,7 +52,7 @@ class BYOL(Method):
 
     def _terms(self, z: Tensor, target: Tensor) -> Terms:
         if self.objective == "native":
-            return {"loss": 2 - 2 * F.cosine_similarity(self.predictor(z), target).mean()}
+            return {"loss": 2 - 2 * F.cosine_similarity(self.predictor(z).float(), target.float()).mean()}
         return terms_of(self.entropy_reconstruction.terms(z, target))
 
     def end_step(self) -> None:

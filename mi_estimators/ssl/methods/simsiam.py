@@ -47,7 +47,7 @@ class SimSiam(Method):
 
     def _terms(self, z: Tensor, target: Tensor) -> Terms:
         if self.objective == "native":
-            return {"loss": -F.cosine_similarity(self.predictor(z), target.detach()).mean()}
+            return {"loss": -F.cosine_similarity(self.predictor(z).float(), target.detach().float()).mean()}
         return terms_of(self.entropy_reconstruction.terms(z, target))
 
     def embed(self, views: Views) -> Views:
