@@ -365,6 +365,8 @@ def test_other_bad_settings():
     with pytest.raises(ValueError, match="reconstruction_bandwidth: want a number or a tensor with one element"):
         mi.er_bound(x, y, reconstruction_bandwidth=torch.ones(2))
     with pytest.raises(TypeError, match="reconstruction_bandwidth: want a number"):
+        mi.er_bound(x, y, reconstruction_bandwidth=[1.0])
+    with pytest.raises(ValueError, match=r"reconstruction_bandwidth: want one of \['shared'\], got 'loo'"):
         mi.er_bound(x, y, reconstruction_bandwidth="loo")
     with pytest.raises(ValueError, match="bandwidth: want one of"):
         EntropyReconstruction(bandwidth="x")
