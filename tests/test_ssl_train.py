@@ -200,6 +200,20 @@ def test_float16_trains_with_a_scaled_loss_and_resumes_bit_for_bit(tmp_path, cli
     assert_same_bits(state_of(tmp_path / "whole")["method"], state_of(tmp_path / "parts")["method"])
 
 
+def test_views_are_made_in_full_precision(tmp_path, monkeypatch):
+    """Rounded to a half type, the coordinates that a picture is warped by would be off by pixels."""
+    trainer = Trainer(tiny("simclr", tmp_path, precision="bf16-mixed").resolved(), load("digits", None))
+    make, seen = trainer.view, []
+
+    def view(pixels):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return make(pixels)
+
+    monkeypatch.setattr(trainer, "view", view)
+    trainer.step(0)
+    assert seen == [False]
+
+
 def test_a_step_whose_gradients_overflow_is_skipped(tmp_path):
     """The weights stay, and the loss is scaled by less from then on."""
     trainer = Trainer(tiny("mi-max", tmp_path, precision="16-mixed").resolved(), load("digits", None))

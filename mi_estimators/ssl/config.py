@@ -16,7 +16,8 @@ from mi_estimators.ssl.method import Method, Preset, check_not_negative
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import NEEDS_LR, OPTIMIZERS, SCHEDULES
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+FLOAT16 = "16-mixed"
+PRECISIONS = ("32-true", "bf16-mixed", FLOAT16)
 
 
 def _option(default: Any, text: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mi_estimators._extras import require
 from mi_estimators.image_sets import ImageSet
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
-from mi_estimators.ssl.config import TrainConfig
+from mi_estimators.ssl.config import FLOAT16, TrainConfig
 from mi_estimators.ssl.data import Batches, derived_seed, seed_generators
 from mi_estimators.ssl.encoders import encoder_builder, shape_of
 from mi_estimators.ssl.method import Method, Setting, check_small_crops
@@ -106,7 +106,7 @@ class Trainer:
             every = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
             raise FloatingPointError(f"{' and '.join(bad)} (terms: {every})")
         if self.config.clip is not None:
-            if self.loss_scale:  # Fabric's own clipping refuses fused optimizers
+            if self.config.precision == FLOAT16:  # Fabric's own clipping refuses fused optimizers
                 self.fabric.strategy.precision.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.config.clip)
         self._stepper.step()
@@ -155,8 +155,9 @@ class Trainer:
     def _backward(self, index: Tensor, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of a part of the batch, its last or not; gives its terms."""
         with nullcontext() if last or self.world == 1 else self.fabric.no_backward_sync(self.model):
+            views = self.view(self.data.train.pixels(index))
             with self.fabric.autocast():  # a marked method is called in the precision's context with DDP only
-                terms = self.model.step(self.view(self.data.train.pixels(index)), index)
+                terms = self.model.step(views, index)
             self.fabric.backward(terms["loss"] / self.config.accumulate)
         return {name: term.detach().float() for name, term in terms.items()}
 
@@ -173,10 +174,10 @@ def _fabric(config: TrainConfig) -> Any:
             broadcast_buffers=False, find_unused_parameters=METHODS[config.method].skips_parameters
         )
         options = {"devices": here, "num_nodes": world // here, "strategy": strategy}
-    if config.precision == "16-mixed":  # by its name, Fabric would take bfloat16 for it on a CPU
+    if config.precision == FLOAT16:  # by its name, Fabric would take bfloat16 for it on a CPU
         plugins = require("lightning_fabric.plugins.precision", "train")
         on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
-        options["plugins"] = plugins.MixedPrecision("16-mixed", device="cpu" if on_cpu else "cuda")
+        options["plugins"] = plugins.MixedPrecision(FLOAT16, device="cpu" if on_cpu else "cuda")
     else:
         options["precision"] = config.precision
     try:
