@@ -239,6 +239,12 @@ def test_one_tf32_product_where_it_is_allowed(kernels: ctypes.CDLL, d: int, both
             assert error.mean() >= 3 * without.mean(), name
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 8, 17, 64, 128, 129, 256, 512, 768])
+def test_dimensions(kernels: ctypes.CDLL, d: int, dtype: str) -> None:
+    check(kernels, Problem(67, d, dtype))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 129, 200])
 @pytest.mark.parametrize("dtype", ["bf16", "f32", "f64"])
 @pytest.mark.parametrize("mode", ["one side", "symmetric", "both"])

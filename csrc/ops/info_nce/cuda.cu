@@ -22,8 +22,7 @@
 // log-sum-exp, so that small losses keep their digits: see ops/info_nce.py. Sums over anchors are double. No atomics;
 // the order of sums depends on shapes alone.
 //
-// Tried and rejected: the composition of pairwise_lse and torch's elementwise kernels, which is some 40 launches, more
-// than the time of the sweeps for a batch of a thousand.
+// Tried and rejected: the composition of pairwise_lse and torch's elementwise kernels, which is more than 60 launches.
 #include "ops/info_nce/cuda.h"
 
 #include <algorithm>
@@ -78,7 +77,7 @@ struct InfoNceCall {
     const int64_t rows = args.both ? 2 * n : n;
     groups.of_points = prepare.groups = args.groups;
     if (args.both) groups.of_points = prepare.joint_groups = workspace.take<int64_t>(rows);
-    if (groups.of_points != nullptr || args.both) {
+    if (groups.of_points != nullptr) {
       groups.ranges = prepare.ranges = workspace.take<GroupRange>(ceil_div(rows, kRangePoints));
     }
 
@@ -240,13 +239,12 @@ struct PlainCall {
   PairwiseLseForward forward;
   PairwiseLseBackward backward;
   void* memory;
-  size_t bytes;
 
   PlainCall(DType type, const InfoNce& args, Workspace& workspace)
       : call(args, args.d, false, workspace), dtype(type), forward(call.forward()) {
     T* const joint = args.both && call.wants_points ? workspace.take<T>(2 * args.n * args.d) : nullptr;
     backward = call.backward(joint, args.dx, args.dy);
-    bytes = pairwise_lse_workspace_bytes(dtype, forward);
+    size_t bytes = pairwise_lse_workspace_bytes(dtype, forward);
     if (call.wants_gradients) bytes = std::max(bytes, pairwise_lse_workspace_bytes(dtype, backward));
     memory = workspace.take<Unit>(ceil_div(static_cast<int64_t>(bytes), sizeof(Unit)));
     FinishPass<T>& finish = call.finish;
@@ -278,14 +276,8 @@ auto with_call(DType dtype, const InfoNce& args, Workspace& workspace, const F& 
   pairs.d = args.d;
   pairs.allow_tf32 = args.allow_tf32;
   if (tensor::takes(dtype, pairs)) {
-    switch (dtype) {
-      case DType::bf16:
-        return f(TensorCall<__nv_bfloat16>(args, workspace));
-      case DType::f16:
-        return f(TensorCall<__half>(args, workspace));
-      default:
-        return f(TensorCall<float>(args, workspace));
-    }
+    return tensor::with_kernels(
+        dtype, [&](auto kernels) { return f(TensorCall<typename decltype(kernels)::Element>(args, workspace)); });
   }
   return dtype == DType::f64 ? f(PlainCall<double>(dtype, args, workspace))
                              : f(PlainCall<float>(dtype, args, workspace));

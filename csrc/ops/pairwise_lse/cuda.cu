@@ -66,18 +66,9 @@ auto dispatch(DType dtype, Score score, const F& f) {
   });
 }
 
-// How the forward pass is cut. The shapes alone decide, not the device: the same bits on every machine of a kind.
-struct LseGrid {
-  int64_t strips, splits;
-};
-
 template <typename T>
-LseGrid lse_grid(const PairwiseScores& pairs) {
-  constexpr int64_t kStrips = 16, kSplits = 32, kBlocks = kStrips * kSplits;
-  const int64_t row_tiles = ceil_div(pairs.n, Tile<Acc<T>>::kRows), col_tiles = ceil_div(pairs.m, Tile<Acc<T>>::kCols);
-  // The shorter side leaves blocks over for the longer one.
-  const int64_t few_strips = std::min(row_tiles, kStrips), few_splits = std::min(col_tiles, kSplits);
-  return {std::min(row_tiles, kBlocks / few_splits), std::min(col_tiles, kBlocks / few_strips)};
+LseGrid grid_of(const PairwiseScores& pairs) {
+  return lse_grid(ceil_div(pairs.n, Tile<Acc<T>>::kRows), ceil_div(pairs.m, Tile<Acc<T>>::kCols), 16, 32);
 }
 
 template <typename T>
@@ -108,7 +99,7 @@ template <typename T, typename ScoreFn>
 cudaError_t forward(const PairwiseLseForward& args, void* memory, cudaStream_t stream) {
   using A = Acc<T>;
   Workspace workspace(memory);
-  const LseGrid grid = lse_grid<T>(args.pairs);
+  const LseGrid grid = grid_of<T>(args.pairs);
   const LsePass<T> p = lse_pass<T>(args, grid, workspace);
   cudaError_t error =
       launch(lse_tiles_kernel<T, ScoreFn>, dim3(static_cast<unsigned>(grid.strips), static_cast<unsigned>(grid.splits)),
@@ -208,7 +199,7 @@ size_t pairwise_lse_workspace_bytes(DType dtype, const PairwiseLseForward& args)
   return dispatch(dtype, args.pairs.score, [&](auto type, auto) {
     using T = typename decltype(type)::type;
     Workspace workspace(nullptr);
-    lse_pass<T>(args, lse_grid<T>(args.pairs), workspace);
+    lse_pass<T>(args, grid_of<T>(args.pairs), workspace);
     return std::max<size_t>(workspace.used(), 16);
   });
 }

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "common/cuda/tile.cuh"
 #include "ops/pairwise_lse/kernel.h"
 
@@ -51,6 +53,18 @@ auto with_element_type(DType dtype, const F& f) {
 inline bool valid(const PairwiseScores& pairs) {
   return pairs.x != nullptr && pairs.scale != nullptr && pairs.n >= 1 && pairs.m >= 1 && pairs.d >= 1 &&
          (!pairs.self() || pairs.m == pairs.n) && (pairs.row_groups == nullptr) == (pairs.col_groups == nullptr);
+}
+
+// How a forward pass is cut. The shapes alone decide, not the device: the same bits on every machine of a kind.
+struct LseGrid {
+  int64_t strips, splits;  // of the tiles of rows, of columns
+};
+
+inline LseGrid lse_grid(int64_t row_tiles, int64_t col_tiles, int64_t most_strips, int64_t most_splits) {
+  // The shorter side leaves blocks over for the longer one.
+  const int64_t few_strips = std::min(row_tiles, most_strips), few_splits = std::min(col_tiles, most_splits);
+  const int64_t blocks = most_strips * most_splits;
+  return {std::min(row_tiles, blocks / few_splits), std::min(col_tiles, blocks / few_strips)};
 }
 
 inline unsigned blocks_for(int64_t size) { return static_cast<unsigned>(ceil_div(size, kThreads)); }

@@ -91,8 +91,8 @@ cudaError_t Kernels<T>::sweep(const LsePlan& plan, cudaStream_t stream) {
   return with_lse_form<T>(ceil_div(plan.pass.x.width, kUnits), shared_limit(), [&](auto chunks) {
     constexpr int kChunks = decltype(chunks)::value;
     return launch(tensor_lse_kernel<T, kChunks>,
-                  dim3(static_cast<unsigned>(plan.strips), static_cast<unsigned>(plan.splits)), dim3(kThreads),
-                  LseShared<T, kChunks>::kBytes, stream, plan.pass);
+                  dim3(static_cast<unsigned>(plan.grid.strips), static_cast<unsigned>(plan.grid.splits)),
+                  dim3(kThreads), LseShared<T, kChunks>::kBytes, stream, plan.pass);
   });
 }
 

@@ -17,6 +17,7 @@ struct GradientPlan;
 // As those of cuda.h, for valid problems of dot products and element type T, which is not double.
 template <typename T>
 struct Kernels {
+  using Element = T;
   static size_t workspace_bytes(const PairwiseLseForward& args);
   static size_t workspace_bytes(const PairwiseLseBackward& args);
   static cudaError_t forward(const PairwiseLseForward& args, void* workspace, cudaStream_t stream);

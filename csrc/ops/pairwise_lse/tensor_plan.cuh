@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "ops/pairwise_lse/cuda_host.cuh"
 #include "ops/pairwise_lse/cuda_parts.cuh"
 #include "ops/pairwise_lse/gradient_requests.h"
 #include "ops/pairwise_lse/tensor_backward.cuh"
@@ -27,18 +28,13 @@ struct Operands {
 
 struct LsePlan {
   TensorLsePass pass{};
-  int64_t strips, splits;
+  LseGrid grid;
   MergeJob<float> rows{}, cols{};  // what is left to be merged; cols.out is null where columns are not wanted
 
   LsePlan(const Operands& operands, const PairwiseLseForward& args, Workspace& workspace) {
-    // Together as many as a large GPU holds at a time, two to an SM.
-    constexpr int64_t kStrips = 16, kSplits = 16, kBlocks = kStrips * kSplits;
     const PairwiseScores& pairs = args.pairs;
-    const int64_t row_tiles = ceil_div(pairs.n, kLseRows), col_tiles = ceil_div(pairs.m, kLseCols);
-    // The shorter side leaves blocks over for the longer one.
-    const int64_t few_strips = std::min(row_tiles, kStrips), few_splits = std::min(col_tiles, kSplits);
-    strips = std::min(row_tiles, kBlocks / few_splits);
-    splits = std::min(col_tiles, kBlocks / few_strips);
+    // Together as many as a large GPU holds at a time, two to an SM.
+    grid = lse_grid(ceil_div(pairs.n, kLseRows), ceil_div(pairs.m, kLseCols), 16, 16);
     pass.x = operands.x;
     pass.y = operands.y;
     pass.scale = static_cast<const float*>(pairs.scale);
@@ -50,19 +46,19 @@ struct LsePlan {
     pass.exclude_diagonal = pairs.exclude_diagonal;
     pass.allow_tf32 = pairs.allow_tf32;
     pass.triangle = pairs.self() && pairs.bias == nullptr && args.row_bias == nullptr;
-    pass.row_parts = workspace.take<LseState<float>>(splits * kColWarps * pairs.n);
+    pass.row_parts = workspace.take<LseState<float>>(grid.splits * kColWarps * pairs.n);
     if (pass.triangle || args.col_lse != nullptr) {
-      pass.col_parts = workspace.take<LseState<float>>(strips * pairs.m);
+      pass.col_parts = workspace.take<LseState<float>>(grid.strips * pairs.m);
     }
 
     auto* const row_lse = static_cast<float*>(args.row_lse);
     auto* const col_lse = static_cast<float*>(args.col_lse);
-    const int64_t row_count = splits * kColWarps;
+    const int64_t row_count = grid.splits * kColWarps;
     if (pass.triangle) {
-      rows = {{pass.row_parts, pass.col_parts}, {row_count, strips}, pairs.n, row_lse, col_lse};
+      rows = {{pass.row_parts, pass.col_parts}, {row_count, grid.strips}, pairs.n, row_lse, col_lse};
     } else {
       rows = {{pass.row_parts, nullptr}, {row_count, 0}, pairs.n, row_lse, nullptr};
-      cols = {{pass.col_parts, nullptr}, {strips, 0}, pairs.m, col_lse, nullptr};
+      cols = {{pass.col_parts, nullptr}, {grid.strips, 0}, pairs.m, col_lse, nullptr};
     }
   }
 };
