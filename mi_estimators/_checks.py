@@ -67,6 +67,14 @@ def alike(
         raise ValueError(f"{name}: want the last dimension of {other_name} ({other.shape[-1]}), got {describe(value)}")
 
 
+def usable_device(name: str, value: torch.device | str) -> None:
+    """Check that tensors can be made on a device."""
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is unknown, or not there
+        raise ValueError(f"{name}: cannot use {str(value)!r}: {error}") from error
+
+
 def autocast_is_on(value: Tensor) -> bool:
     """Whether autocast is on for the device of a tensor."""
     device = value.device.type
@@ -144,15 +152,19 @@ def _is_plain(value: Tensor) -> bool:
     )
 
 
+class NotFinite(ValueError):
+    """Values that are NaN or infinite."""
+
+
 def finite(name: str, value: Tensor) -> None:
-    """Check that every element is finite, where :func:`concrete` allows a look."""
+    """Check that every element is finite, where :func:`concrete` allows a look; else :class:`NotFinite`."""
     if not concrete(value):
         return
     with torch.no_grad():
         # The sum is finite unless an element is not, or it overflows; only then look at each element.
         if not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
-            raise ValueError(f"{name}: want finite values, got {bad} NaN or infinite in {describe(value)}")
+            raise NotFinite(f"{name}: want finite values, got {bad} NaN or infinite in {describe(value)}")
 
 
 def positive(name: str, value: float | Tensor) -> None:

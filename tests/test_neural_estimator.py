@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import norm, rankdata
 from mi_estimators.bounds import BOUNDS
 from mi_estimators.estimators import estimate_mi, neural
 from mi_estimators.estimators.scaling import normal_scores
-from mi_estimators.synthetic import TASKS
+from mi_estimators.synthetic import TASKS, correlated_gaussian
 from mi_estimators.variational import Step, VariationalEstimator
 
 BRIEF = {"critic": "separable", "critic_options": {"hidden": (16,), "embedding": 8}, "max_steps": 40}
@@ -115,3 +116,35 @@ def test_kind_of_the_bound_is_told():
     kinds = {name: estimate_mi(x, y, estimator=name, **BRIEF).kind for name in ("infonce", "dv")}
     assert kinds == {"infonce": "lower", "dv": "neither"}
     assert estimate_mi(x, y, estimator="ksg").kind == "neither"
+
+
+@pytest.mark.parametrize("bound", ["infonce", "doe", "vclub"])
+def test_training_that_diverges_names_the_learning_rate(bound):
+    x, y = correlated_gaussian(2, 1.0).sample(300, seed=0)
+    with pytest.raises(ValueError, match=r"learning_rate: training diverged at step 2.*want less than 1e\+30"):
+        estimate_mi(x, y, estimator=bound, learning_rate=1e30, max_steps=9, batch_size=16)
+
+
+def test_training_that_diverges_later_keeps_the_best_weights(monkeypatch):
+    x, y = correlated_gaussian(2, 1.0).sample(400, seed=0)
+    settings = {"estimator": "nwj", "batch_size": 16, "evaluate_every": 10}
+    steps = itertools.count(1)
+
+    def ascend(objective, optimizer, step=neural.ascend):
+        step(objective, optimizer)
+        if next(steps) == 35:
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.data.mul_(1e30)
+
+    expected = estimate_mi(x, y, **settings, max_steps=30)
+    monkeypatch.setattr(neural, "ascend", ascend)
+    with pytest.warns(RuntimeWarning, match="training diverged at step 36; .* until then, of step 30"):
+        result = estimate_mi(x, y, **settings, max_steps=100)
+    assert (result.value, result.curve) == (expected.value, expected.curve)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:9"])
+def test_a_device_that_is_not_there_is_named(device):
+    x, y = correlated_gaussian(2, 1.0).sample(100, seed=0)
+    with pytest.raises(ValueError, match=f"device: cannot use '{device}'"):
+        estimate_mi(x, y, batch_size=16, max_steps=1, device=device)

@@ -175,6 +175,13 @@ def test_a_critic_that_diverges_leaves_the_others_alone(monkeypatch, critic):
     assert all(value is not None and math.isfinite(value) for value in quiet["curves"][0]["values"])
 
 
+@pytest.mark.parametrize("critic", ["separable", "concatenated"])
+def test_where_every_critic_diverges_the_run_ends_as_planned(critic):
+    settings = {"dim": 2, "batch_size": 8, "steps_per_level": 4, "levels": (1.0, 2.0), "hidden": 6, "threads": 1}
+    result = tightness.run(TightnessConfig(**settings, bounds=("dv", "nwj"), critic=critic, learning_rate=1e30))
+    assert [(row["steps"], row["non_finite"]) for row in result["levels"]] == 2 * [(4, 3), (4, 4)]
+
+
 def test_an_interrupt_ends_the_training_of_all():
     class Stop(Exception):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -141,7 +142,11 @@ def estimate(
 
     Raises:
         TypeError: an option has the wrong type.
-        ValueError: an option is out of range, or there are too few pairs for one batch in each part.
+        ValueError: an option is out of range, or there are too few pairs for one batch in each part; the device cannot
+            be used; training diverged before it was first evaluated.
+
+    Warns:
+        RuntimeWarning: training diverged later on: the value is that of the best weights until then.
     """
     for name, value in (
         ("max_steps", max_steps),
@@ -159,6 +164,7 @@ def estimate(
         _checks.positive("time_limit", time_limit)
     if standardize is not None:
         _checks.choice("standardize", standardize, SCALINGS)
+    _checks.usable_device("device", device)
     if validation_fraction + test_fraction >= 1:
         raise ValueError("test_fraction: want validation_fraction + test_fraction < 1, so that training pairs remain")
 
@@ -241,7 +247,11 @@ def _train(
     patience: int,
     time_limit: float,
 ) -> tuple[tuple[int, float], ...]:
-    """Train, leave the weights with the highest validation objective, and return the curve of validation values."""
+    """Train, leave the weights with the highest validation objective, and return the curve of validation values.
+
+    Weights that run away make scores or densities that are not finite, which a bound refuses; from there training
+    cannot come back.
+    """
     parameters = list(model.parameters())
     if not parameters:  # an inner product: nothing to train
         return ()
@@ -249,16 +259,35 @@ def _train(
     curve: list[tuple[int, float]] = []
     best_objective, best_step, best_weights = -math.inf, 0, copy.deepcopy(model.state_dict())
     order, position = torch.randperm(len(x), generator=generator), 0
+    moved = False  # whether the weights have
     start = time.perf_counter()
     for step in range(1, max_steps + 1):
         if position + batch_size > len(x):
             order, position = torch.randperm(len(x), generator=generator), 0
         batch = order[position : position + batch_size].to(x.device)
         position += batch_size
-        ascend(model(x[batch], y[batch]).objective, optimizer)
-        last = step == max_steps or time.perf_counter() - start >= time_limit
-        if step % evaluate_every == 0 or last:
-            value, objective = validate()
+        try:
+            ascend(model(x[batch], y[batch]).objective, optimizer)
+            moved = True
+            last = step == max_steps or time.perf_counter() - start >= time_limit
+            evaluated = validate() if step % evaluate_every == 0 or last else None
+        except _checks.NotFinite as error:
+            if not moved:
+                raise  # of the settings or the data, not of the training
+            if best_objective == -math.inf:
+                raise ValueError(
+                    f"learning_rate: training diverged at step {step}, before any weights were evaluated; want less "
+                    f"than {learning_rate:g}, or standardize='rank' for data with heavy tails"
+                ) from error
+            warnings.warn(
+                f"training diverged at step {step}; the value is that of the best weights until then, of step "
+                f"{best_step}. A learning_rate below {learning_rate:g} may prevent it.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            break
+        if evaluated is not None:
+            value, objective = evaluated
             curve.append((step, value))
             if objective > best_objective:
                 best_objective, best_step, best_weights = objective, step, copy.deepcopy(model.state_dict())

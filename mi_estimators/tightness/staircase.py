@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mi_estimators import _extras
+from mi_estimators import _checks, _extras
 from mi_estimators._files import replacing, write_json
 from mi_estimators._version import __version__
 from mi_estimators.bounds import BOUNDS
@@ -102,10 +102,7 @@ def run(config: TightnessConfig, progress: Callable[[int, int], None] | None = N
     Raises:
         ValueError: a device that cannot be used.
     """
-    try:
-        torch.empty(0, device=config.device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is unknown, or not there
-        raise ValueError(f"device: cannot use {config.device!r}: {error}") from error
+    _checks.usable_device("device", config.device)
     tasks = [correlated_gaussian(config.dim, level, cubic=config.cubic) for level in config.levels]
     total = len(config.bounds) * config.seeds * len(tasks) * config.steps_per_level
     start = time.perf_counter()

@@ -166,6 +166,12 @@ def _train_one(
         member.seconds.append(time.perf_counter() - start)
 
 
+def _record(members: Sequence[Trained], numbers: Sequence[float], step_done: Callable[[int], None]) -> None:
+    for member, number in zip(members, numbers, strict=True):
+        member.values.append(number if math.isfinite(number) else None)
+    step_done(len(members))
+
+
 class _Given(nn.Module):
     """In the place of a critic: scores that were computed for it."""
 
@@ -214,6 +220,9 @@ def _train_stack(
                     numbers.append(value.item())
                     total = total + objective
             optimizer.zero_grad()
+            if not total.requires_grad:  # every one of them has diverged
+                _record(members, numbers, step_done)
+                continue
             (-total).backward()
             assert given.grad is not None
             stack.backward(scores, given.grad)
@@ -225,9 +234,7 @@ def _train_stack(
                     for parameter in extra:
                         parameter.grad = None
             optimizer.step()
-            for member, number in zip(members, numbers, strict=True):
-                member.values.append(number if math.isfinite(number) else None)
-            step_done(len(members))
+            _record(members, numbers, step_done)
         seconds = (time.perf_counter() - start) / len(members)
         for member in members:
             member.seconds.append(seconds)
