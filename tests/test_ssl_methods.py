@@ -40,6 +40,9 @@ SMALL: dict[str, dict[str, Any]] = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+PROJECTED = [name for name in WITH_OBJECTIVES if name not in ("deepcluster", "dino")]
+
+
 def made(name: str, **options: Any) -> Method:
     return METHODS[name](Setting(lambda view: MLP(SHAPE), SIZE), **{**SMALL.get(name, {}), **options})
 
@@ -322,6 +325,20 @@ def test_dino_is_cross_entropy_with_the_centred_teacher(centering):
     assert torch.allclose(method.center, 0.9 * center + 0.1 * torch.cat(teachers).mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("objective", ["native", "er"])
+def test_the_teacher_of_dino_warms_up_its_temperature(objective):
+    options = {"objective": objective, "teacher_temperature": 0.07}
+    scheduled = made("dino", start_temperature=0.03, temperature_warmup=0.5, **options)
+    views = pairs(32)
+    for progress, temperature in ((0.0, 0.03), (0.25, 0.05), (0.5, 0.07), (0.9, 0.07)):
+        scheduled.progress = progress
+        constant = made("dino", **{**options, "teacher_temperature": temperature})
+        constant.load_state_dict(scheduled.state_dict())
+        constant.progress = progress
+        assert scheduled.step(views, None)["loss"].item() == pytest.approx(constant.step(views, None)["loss"].item())
+        torch.testing.assert_close(scheduled.embed(views)[1], constant.embed(views)[1])
+
+
 def test_a_frozen_prototype_head_gets_no_gradient():
     head = PrototypeHead(6, 5)
     head.frozen = True
@@ -461,10 +478,14 @@ def test_a_method_with_a_memory_resumes_bit_for_bit(name, tmp_path):
         ("moco", {"temperature": 0.0}, "temperature: "),
         ("dino", {"centering": "median"}, "centering: want one of"),
         ("dino", {"head_norm": "layer"}, "head_norm: want one of"),
+        ("dino", {"temperature_warmup": 2.0}, "temperature_warmup: want a number from 0 to 1, got 2.0"),
+        ("dino", {"start_temperature": 0.0}, "start_temperature: "),
         ("swav", {"epsilon": -1.0}, "epsilon: "),
         ("cmc", {"negatives": "none"}, "negatives: want one of"),
         ("deepcluster", {"clusters": 0}, "clusters: "),
+        ("deepcluster", {"clusters": 97}, "clusters: want at most the 96 training images, got 97"),
         ("instdisc", {"kappa": float("nan")}, "kappa: "),
+        *((name, {"projection": 1}, "projection: want an integer >= 2, got 1") for name in PROJECTED),
     ],
 )
 def test_bad_settings_are_named(name, options, message):

@@ -30,6 +30,8 @@ class ClusterMethod(ClassMethod):
     def __init__(self, size: int, objective: str, clusters: int, every: int, **positive: float) -> None:
         super().__init__()
         check_objective(objective, clusters=clusters, every=every, **positive)
+        if clusters > size:
+            raise ValueError(f"clusters: want at most the {size} training images, got {clusters}")
         self.objective, self.clusters, self.every = objective, clusters, every
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
         self.entropy_reconstruction = EntropyReconstruction(

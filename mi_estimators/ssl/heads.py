@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mi_estimators import _checks
+
 
 def projection_head(dim: int, out: int, *, batch_norm: bool = True) -> nn.Sequential:
     """SimCLR's projection: a hidden layer of 256 units with batch norm and ReLU, then ``out`` linear outputs."""
+    out = _checks.count("projection", out, 2)  # the methods' setting: what lies on a sphere has two dimensions
     hidden = [nn.Linear(dim, 256, bias=False), nn.BatchNorm1d(256)] if batch_norm else [nn.Linear(dim, 256)]
     return nn.Sequential(*hidden, nn.ReLU(), nn.Linear(256, out))
 

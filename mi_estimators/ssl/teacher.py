@@ -38,3 +38,8 @@ class Teacher(nn.Module):
 def cosine(start: float, end: float, progress: float) -> float:
     """From ``start`` to ``end`` along half a cosine, as ``progress`` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def linear(start: float, end: float, progress: float) -> float:
+    """From ``start`` to ``end`` along a line, as ``progress`` goes from 0 to 1."""
+    return end + (start - end) * (1 - progress)

@@ -23,7 +23,7 @@ from mi_estimators.ssl.method import (
     mean_of,
     terms_of,
 )
-from mi_estimators.ssl.teacher import Teacher, cosine
+from mi_estimators.ssl.teacher import Teacher, cosine, linear
 
 CENTERINGS = ("mean", "sinkhorn", "none")
 HEAD_NORMS = ("batch", "none")
@@ -53,21 +53,25 @@ class DINO(ClassMethod):
         head_norm: Annotated[str, "of the head's hidden layer: batch, or none as in the paper"] = "batch",
         student_temperature: Annotated[float, "temperature of the student"] = 0.1,
         teacher_temperature: Annotated[float, "temperature of the teacher"] = 0.04,
+        start_temperature: Annotated[float, "that of the teacher at the first step, with a temperature_warmup"] = 0.04,
+        temperature_warmup: Annotated[float, "share of the training in which it goes linearly to the other"] = 0.0,
         momentum: Annotated[float, "of the teacher at the first step; it rises to 1 along a cosine"] = 0.99,
         frozen: Annotated[float, "share of the training in which the last layer stays as it is"] = 0.02,
     ) -> None:
         super().__init__()
         temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
-        check_objective(objective, outputs=outputs, **temperatures)
+        check_objective(objective, outputs=outputs, start_temperature=start_temperature, **temperatures)
         _checks.choice("centering", centering, CENTERINGS)
         _checks.choice("head_norm", head_norm, HEAD_NORMS)
         check_share("momentum", momentum)
         check_share("frozen", frozen)
+        check_share("temperature_warmup", temperature_warmup)
         encoder = setting.make_encoder(0)
         self.online = nn.Sequential(encoder, PrototypeHead(encoder.dim, outputs, batch_norm=head_norm == "batch"))
         self.teacher = Teacher(self.online)
         self.objective, self.centering, self.momentum, self.frozen = objective, centering, momentum, frozen
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.start_temperature, self.temperature_warmup = start_temperature, temperature_warmup
         self.register_buffer("center", torch.zeros(outputs))
         self.entropy_reconstruction = EntropyReconstruction(
             "discrete", logits=True, entropy_of="first", symmetric=False
@@ -88,9 +92,9 @@ class DINO(ClassMethod):
     def _target(self, teacher: Tensor) -> Tensor:
         """Logits of the target for ``er``, its probabilities for ``native``."""
         if self.objective == "er":
-            return teacher / self.teacher_temperature
+            return teacher / self._temperature()
         options = {"n_iter": 3} if self.centering == "sinkhorn" else {"n_iter": 0, "center": self._center()}
-        return sinkhorn_knopp(teacher, epsilon=self.teacher_temperature, group=self.group, **options)
+        return sinkhorn_knopp(teacher, epsilon=self._temperature(), group=self.group, **options)
 
     def _terms(self, student: Tensor, target: Tensor) -> Terms:
         if self.objective == "er":
@@ -100,6 +104,11 @@ class DINO(ClassMethod):
     def _center(self) -> Tensor | None:
         return self.center if self.centering == "mean" and self.objective == "native" else None
 
+    def _temperature(self) -> float:
+        if self.progress >= self.temperature_warmup:
+            return self.teacher_temperature
+        return linear(self.start_temperature, self.teacher_temperature, self.progress / self.temperature_warmup)
+
     def end_step(self) -> None:
         """The teacher follows."""
         self.teacher.follow(self.online, cosine(self.momentum, 1.0, self.progress))
@@ -108,4 +117,4 @@ class DINO(ClassMethod):
         """The student's logits of the first view and the teacher's of the second."""
         center = self._center()
         teacher = self.teacher(views[1]) if center is None else self.teacher(views[1]) - center
-        return self.online(views[0]) / self.student_temperature, teacher / self.teacher_temperature
+        return self.online(views[0]) / self.student_temperature, teacher / self._temperature()

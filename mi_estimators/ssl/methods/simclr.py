@@ -39,8 +39,6 @@ class SimCLR(Method):
         super().__init__()
         check_objective(objective, temperature=temperature, kappa=kappa)
         _checks.choice("bandwidth", bandwidth, ("fixed", *RULES["vmf"]))
-        if projection < 2:
-            raise ValueError(f"projection: want at least 2 dimensions, got {projection}")
         encoder = setting.make_encoder(0)
         self.online = nn.Sequential(encoder, projection_head(encoder.dim, projection))
         self.objective = objective
