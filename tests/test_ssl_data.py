@@ -149,11 +149,33 @@ def test_the_files_of_another_set_are_told_apart(tmp_path, monkeypatch):
     from mi_estimators import image_sets
 
     arrays = write_set(tmp_path)
-    digests = tuple(hashlib.sha256(idx(arrays[name])).hexdigest() for name in (NAMES[1], NAMES[3]))
+    digests = tuple(hashlib.sha256(idx(arrays[name])).hexdigest() for name in NAMES)
     monkeypatch.setitem(image_sets._OFFICIAL, "fashion-mnist", digests)
     load("fashion-mnist", tmp_path)
     with pytest.raises(ValueError, match="is the file of fashion-mnist, not of mnist"):
         load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_changed_file_among_official_ones_is_named_and_a_part_is_not(tmp_path, monkeypatch, name):
+    import hashlib
+
+    from mi_estimators import image_sets
+
+    arrays = write_set(tmp_path, packed=False)
+    whole = [idx(arrays[stem]) for stem in NAMES]
+    monkeypatch.setitem(image_sets._OFFICIAL, "mnist", tuple(hashlib.sha256(file).hexdigest() for file in whole))
+    monkeypatch.setattr(image_sets, "_LENGTHS", tuple(map(len, whole)))
+    load("mnist", tmp_path)
+    changed = bytearray((tmp_path / name).read_bytes())
+    changed[-1] ^= 1  # no header, length or label out of range shows it
+    (tmp_path / name).write_bytes(changed)
+    with pytest.raises(ValueError, match=rf"data_dir: .*{name} is damaged or changed: its checksum is not that of mn"):
+        load("mnist", tmp_path)
+    half = "train" if name.startswith("train") else "t10k"
+    for stem in (stem for stem in NAMES if stem.startswith(half)):
+        (tmp_path / stem).write_bytes(idx(arrays[stem][:8]))
+    assert len(load("mnist", tmp_path).train if half == "train" else load("mnist", tmp_path).test) == 8
 
 
 def test_parse_idx_gives_a_writable_array():

@@ -71,11 +71,9 @@ def _idx_set(name: str, data_dir: Path | None) -> ImageSet:
     folder = _folder(name, data_dir, f"IDX files, e.g. {_FILES[0]}.gz")
     paths = [find(name, folder, stem) for stem in _FILES]
     payloads = [(path, read(path)) for path in paths]
+    _check_official(name, payloads)
     splits = []
     for (images_path, images), (labels_path, labels) in (payloads[:2], payloads[2:]):
-        for other, checksums in _OFFICIAL.items():
-            if other != name and hashlib.sha256(labels).hexdigest() in checksums:
-                raise ValueError(f"data_dir: {labels_path} is the file of {other}, not of {name}")
         pixels = parse_idx(images, images_path, ndim=3)
         targets = parse_idx(labels, labels_path, ndim=1)
         if len(pixels) != len(targets):
@@ -92,20 +90,44 @@ def _idx_set(name: str, data_dir: Path | None) -> ImageSet:
     return image_set(name, train, test)
 
 
+def _check_official(name: str, payloads: list[tuple[Path, bytes]]) -> None:
+    """Compare files with the checksums of the official ones, unless all are others: sets of one's own are welcome.
+
+    Sets share their file names, so a folder of the wrong one would otherwise train in silence.
+
+    Raises:
+        ValueError: a file is one of another set; or it is of the official length and not the official one, though
+            another is.
+    """
+    found = [hashlib.sha256(payload).hexdigest() for _, payload in payloads]
+    for (path, _), digest in zip(payloads, found, strict=True):
+        for other, checksums in _OFFICIAL.items():
+            if other != name and digest in checksums:
+                raise ValueError(f"data_dir: {path} is the file of {other}, not of {name}")
+    sound = [digest == official for digest, official in zip(found, _OFFICIAL[name], strict=True)]
+    for (path, payload), is_sound, length in zip(payloads, sound, _LENGTHS, strict=True):
+        if any(sound) and not is_sound and len(payload) == length:
+            raise ValueError(f"data_dir: {path} is damaged or changed: its checksum is not that of {name}'s file")
+
+
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-# SHA-256 of the official label files, unpacked. The sets share their file names, so a folder of the wrong one would
-# otherwise train in silence.
+# SHA-256 and lengths of the official files, unpacked, in the order above.
 _OFFICIAL = {
     "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
     "fashion-mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
+_LENGTHS = (47040016, 60008, 7840016, 10008)
 
 
 def _cifar_set(name: str, data_dir: Path | None) -> ImageSet:
