@@ -121,7 +121,7 @@ def test_the_command_line_goes_before_the_file(invoke, written):
     assert "error: --config: " in refused.output
 
 
-def test_a_dry_run_estimates_and_writes_nothing(invoke, written):
+def test_a_dry_run_estimates_and_writes_nothing(invoke, written, monkeypatch):
     state = torch.get_rng_state()
     done = invoke("train", "simclr", "--config", str(written), "--steps", "1000", "--dry-run")
     assert done.exit_code == 0, done.output
@@ -129,6 +129,9 @@ def test_a_dry_run_estimates_and_writes_nothing(invoke, written):
         assert words in done.output
     assert not list(Path().iterdir())
     assert torch.equal(torch.get_rng_state(), state)
+    monkeypatch.setenv("RANK", "1")  # of torchrun's processes the first one prints
+    quiet = invoke("train", "simclr", "--config", str(written), "--dry-run")
+    assert (quiet.exit_code, "a step" in quiet.output) == (0, False)
     both = invoke("train", "simclr", "--dry-run", "--resume")
     assert both.exit_code == 2
     assert "error: --dry-run: cannot go with --resume" in both.output

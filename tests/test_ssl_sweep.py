@@ -41,6 +41,13 @@ def test_the_grid_changes_one_thing_at_a_time():
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+def test_a_method_that_sets_its_momentum_has_that_one():
+    config = SweepConfig(methods=("byol:momentum=0.5",), objectives=("er",), batch_sizes=(64, 16), seeds=1)
+    cells = config.cells()
+    assert [(cell.batch_size, cell.momentum) for cell in cells] == [(64, None), (16, None)]
+    assert {config.of_run(cell, "run").options["momentum"] for cell in cells} == {0.5}
+
+
 def test_runs_see_as_many_images_whatever_their_batch():
     config = SweepConfig(batch_sizes=(64, 16, 256), steps=100, seeds=1)
     seen = {c.batch_size * (config.of_run(c, "run").steps or 0) for c in config.cells()}
@@ -67,12 +74,21 @@ def test_settings_of_a_method():
         ({"batch_sizes": (1,)}, ValueError, "batch_sizes: want an integer >= 2"),
         ({"momenta": (1.5,)}, ValueError, "momentum: want"),
         ({"seeds": 0}, ValueError, "seeds: want an integer >= 1"),
+        ({"steps": 0}, ValueError, "steps: want an integer >= 1"),
         ({"data": "digit"}, ValueError, "data: want one of"),
     ],
 )
 def test_bad_settings_are_named_before_anything_runs(change, error, match):
     with pytest.raises(error, match=match):
         SweepConfig(**{"methods": ("dino",), **change})
+
+
+def test_data_and_batch_sizes_are_looked_at_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="batch_sizes: want at most the 1198 training images, got 5000"):
+        run_sweep(SweepConfig(methods=("simclr",), batch_sizes=(64, 5000)), tmp_path / "sweep")
+    with pytest.raises(FileNotFoundError, match="data_dir: no folder"):
+        run_sweep(SweepConfig(methods=("simclr",), data="mnist", data_dir="nowhere"), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 TINY = {"methods": ("simclr", UNCENTRED), "objectives": ("er",), "batch_sizes": (64, 32), "momenta": (0.9,),

@@ -95,7 +95,9 @@ def _train(
     out = chosen.pop("out", f"runs/{name}")
     first = is_first()
     if dry_run:
-        show_estimate(estimate_run(TrainConfig(method=name, out=out, options=options, **chosen)), name)
+        estimate = estimate_run(TrainConfig(method=name, out=out, options=options, **chosen))
+        if first:
+            show_estimate(estimate, name)
         return
     with progress_bar(name) if first else nullcontext() as report:
         if resume:

@@ -17,6 +17,7 @@ import torch
 from mi_estimators import _checks
 from mi_estimators._cells import run_cells
 from mi_estimators._parallel import single_threaded
+from mi_estimators.image_sets import load
 from mi_estimators.ssl.config import TrainConfig, method_options, preset_of
 from mi_estimators.ssl.encoders import MLP
 from mi_estimators.ssl.loop import resume, train
@@ -25,6 +26,8 @@ from mi_estimators.ssl.methods import METHODS
 
 EVALUATIONS = 10
 """Held-out evaluations of a run, beside that before the first step."""
+LARGE = 10_000
+"""Images that a method is made for where only its settings are looked at."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class SweepConfig:
             ``dino:objective=native:centering=none``.
         objectives: ``native``, ``er`` or both; methods without the choice, or that have made it, have one line.
         batch_sizes: images a step; the first is the base.
-        momenta: of the teacher, in methods that have one; the first is the base.
+        momenta: of the teacher, in methods that have one and do not set it themselves, as in ``byol:momentum=0.9``; the
+            first is the base.
         seeds: runs of each.
         seed: the first seed.
         data: image set.
@@ -74,6 +78,8 @@ class SweepConfig:
         for objective in self.objectives:
             _checks.choice("objectives", objective, OBJECTIVES)
         _checks.count("seeds", self.seeds)
+        if self.steps is not None:
+            _checks.count("steps", self.steps)
         for batch_size in self.batch_sizes:
             _checks.count("batch_sizes", batch_size, 2)
         self._check_runs()
@@ -87,7 +93,7 @@ class SweepConfig:
                 of_method = (settings.method, repr(settings.options))
                 if of_method not in seen:
                     make: Callable[..., Method] = METHODS[settings.method]
-                    make(Setting(lambda view: MLP((1, 4, 4)), size=100), **settings.options)
+                    make(Setting(lambda view: MLP((1, 4, 4)), size=LARGE), **settings.options)
                     seen.add(of_method)
 
     def cells(self) -> list[SweepCell]:
@@ -127,7 +133,8 @@ class SweepConfig:
         return self.objectives if open_choice else (None,)
 
     def _settings(self, method: str) -> list[tuple[int, float | None]]:
-        taught = METHODS[method_of(method)[0]].has_teacher
+        name, options = method_of(method)
+        taught = METHODS[name].has_teacher and "momentum" not in options
         base = self.momenta[0] if taught else None
         batches = [(batch_size, base) for batch_size in self.batch_sizes]
         return batches + [(self.batch_sizes[0], momentum) for momentum in self.momenta[1:] if taught]
@@ -213,6 +220,9 @@ def run_sweep(
         Interrupted: SIGTERM or SIGINT arrived; the same call goes on later.
     """
     folder = Path(out)
+    images = len(load(config.data, config.data_dir).train)
+    if max(config.batch_sizes) > images:
+        raise ValueError(f"batch_sizes: want at most the {images} training images, got {max(config.batch_sizes)}")
     return run_cells(
         config.cells(),
         partial(_run, config=config, folder=folder / "runs"),
