@@ -216,7 +216,21 @@ def test_training_on_pairs_and_a_batch_larger_than_the_set(tmp_path):
     }  # fmt: skip
     with pytest.raises(ValueError, match="batch_size: want 2 to 80, the number of images in the set, got 256"):
         train(TrainConfig("cmc", **config))
+    with pytest.raises(ValueError, match=r"view: the first has .*; choose a method with an encoder for each"):
+        train(TrainConfig("simclr", batch_size=20, **config))
     assert not (tmp_path / "run").exists()
     results = train(TrainConfig("cmc", batch_size=20, **config))
     assert results["config"]["view"] == "pairs"
     assert results["probe"] == {"pixels": 1.0, "before": 1.0, "after": 1.0}
+
+
+def test_one_test_image_is_too_few(tmp_path):
+    write_classes(tmp_path / "pictures", {"a": 9})
+    with pytest.raises(ValueError, match="data_dir: want at least 2 test images, got 1"):
+        train(
+            TrainConfig(
+                "byol", out=str(tmp_path / "run"), data="folder", data_dir=str(tmp_path / "pictures"), batch_size=4,
+                accelerator="cpu",
+            )
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()

@@ -21,6 +21,7 @@ from mi_estimators.image_sets import load
 from mi_estimators.ssl import METHODS, Interrupted, Method, Preset, TrainConfig, resume, train
 from mi_estimators.ssl import checkpoint as checkpoint_module
 from mi_estimators.ssl.heldout import warn_at_the_ends, warn_of_collapse
+from mi_estimators.ssl.methods.mi_max import MIMax
 from mi_estimators.ssl.trainer import Trainer
 
 for module in ("lightning_fabric", "kornia", "sklearn", "tensorboard"):
@@ -256,8 +257,10 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(held):
 def test_overwrite_replaces_the_run_and_nothing_else(tmp_path):
     train(tiny("mi-max", tmp_path, steps=2))
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "probe.json").write_text("{}")  # of mi-estimators probe: it would be taken for the new run's
     assert train(tiny("mi-max", tmp_path, steps=3), overwrite=True)["heldout"]["step"] == 3
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "probe.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,7 @@ def test_overwrite_replaces_the_run_and_nothing_else(tmp_path):
         ({"method": "simclr"}, "method: the run in .* has 'mi-max', which cannot become 'simclr'"),
         ({"options": {"bound": "nwj"}}, "bound: the run in .* has 'infonce', which cannot become 'nwj'"),
         ({"steps": 4}, "steps: the run in .* is already at step 5, got 4"),
+        ({"step": 9}, "step: no setting of a run; .*did you mean 'steps'"),
     ],
 )
 def test_a_resumed_run_keeps_its_settings(held, changes, words):
@@ -296,6 +300,15 @@ def test_a_truncated_checkpoint_and_a_foreign_one_are_named(held, tmp_path):
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="is not a checkpoint of this package"):
         resume(tmp_path)
+
+
+def test_a_checkpoint_of_other_networks_is_named(held, tmp_path):
+    state = {name: value for name, value in state_of(held).items() if name != "format"}
+    changed = {name: value for name, value in state["method"].items() if not name.startswith("bottom")}
+    checkpoint_module.save(tmp_path / "checkpoint.pt", {**state, "method": changed})
+    with pytest.raises(ValueError, match=r"out: .*checkpoint\.pt is of other networks than its settings make now: .*b"):
+        resume(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_there_must_be_a_checkpoint_to_resume(tmp_path):
@@ -398,6 +411,24 @@ def test_diverging_weights_are_never_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="step "):
         train(tiny("mi-max", tmp_path / "run", lr=1e30))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state_of(tmp_path / "run")["method"].values())
+
+
+def test_a_held_out_value_that_is_not_finite_stops_the_run_and_is_named(tmp_path, monkeypatch):
+    # The loss of the first step is finite, the weights after it are not, and the evaluation is the first to look.
+    with pytest.raises(FloatingPointError, match=r"step 1, held-out: .* the last checkpoint is .*checkpoint\.pt"):
+        train(tiny("mi-max", tmp_path / "weights", lr=1e30, eval_every=1))
+    bounds = MIMax.bounds
+
+    def infinite(self: MIMax, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+        found = bounds(self, z1, z2)
+        return found if not self.steps_taken else {**found, "nwj": found["nwj"] - math.inf}
+
+    monkeypatch.setattr(MIMax, "bounds", infinite)
+    monkeypatch.setattr(MIMax, "steps_taken", 0, raising=False)
+    monkeypatch.setattr(MIMax, "end_step", lambda self: setattr(self, "steps_taken", 1))
+    with pytest.raises(FloatingPointError, match=r"step 15, held-out: nwj is -inf; .*checkpoint\.pt"):
+        train(tiny("mi-max", tmp_path / "bound", options={"bound": "nwj"}))
+    assert state_of(tmp_path / "bound")["step"] == 10
 
 
 def test_bounds_at_their_ends_warn(recwarn):

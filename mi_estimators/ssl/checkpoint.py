@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mi_estimators._files import replacing
 
@@ -18,6 +19,19 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Save a checkpoint of tensors, numbers, strings and containers of them, atomically."""
     with replacing(path) as partial:
         torch.save({"format": FORMAT, **state}, partial)
+
+
+def restore(networks: nn.Module, state: dict[str, Any], path: Path) -> None:
+    """Give networks the weights and memories of a checkpoint.
+
+    Raises:
+        ValueError: they are of other networks.
+    """
+    try:
+        networks.load_state_dict(state["method"])
+    except RuntimeError as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"out: {path} is of other networks than its settings make now: {what[:400]}") from error
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ was never stopped.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from mi_estimators import _checks
 from mi_estimators._files import remove_partial, write_json
 from mi_estimators.image_sets import ImageSet, load
 from mi_estimators.ssl import checkpoint
@@ -49,7 +51,7 @@ def train(config: TrainConfig, *, overwrite: bool = False, progress: Progress | 
         ValueError: a setting is wrong, or a data file damaged.
         FileNotFoundError: a data file is missing.
         FileExistsError: ``config.out`` holds a run and ``overwrite`` is false.
-        FloatingPointError: the loss is not finite; the last checkpoint stays.
+        FloatingPointError: the loss, or a held-out bound, is not finite; the last checkpoint stays.
         Interrupted: SIGTERM or SIGINT arrived.
     """
     config = config.resolved()
@@ -71,7 +73,7 @@ def _prepare(run: _Run, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"out: {folder} is not a folder")
     run.measure_start()  # before an old run is removed or a file written: what is wrong shows here
-    for path in held:
+    for path in (*held, *(folder / name for name in _OF_THE_PROBE if (folder / name).exists())):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -99,6 +101,8 @@ def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any)
     changes = {name: value for name, value in changes.items() if value is not None}
     options = changes.pop("options", {})
     for name, value in {**options, **changes}.items():
+        if name not in options and not hasattr(stored, name):
+            raise ValueError(f"{name}: no setting of a run; {_checks.unknown(name, CHANGEABLE)}")
         old = stored.options.get(name) if name in options else getattr(stored, name)
         if value != old and name not in CHANGEABLE:
             raise ValueError(f"{name}: the run in {out} has {old!r}, which cannot become {value!r} when it is resumed")
@@ -113,6 +117,7 @@ def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any)
 
 
 _FILES = ("config.json", "checkpoint.pt", "results.json", "metrics.jsonl", "metrics.csv", "tensorboard")
+_OF_THE_PROBE = ("probe.json", "tsne.png", "umap.png")  # of a run that is overwritten they would say nothing of the new
 
 
 class _Run:
@@ -131,7 +136,7 @@ class _Run:
         self.probe: dict[str, float] = {}
         self.sums: dict[str, float] = {}  # of the training terms since the last row
         if state is not None:
-            self.method.load_state_dict(state["method"])
+            checkpoint.restore(self.method, state, self.folder / "checkpoint.pt")
             self.optimizer.load_state_dict(state["optimizer"])
             self.trainer.loss_scale = state.get("loss_scale", {})
             self.step, self.rows, self.probe, self.sums = (state[name] for name in ("step", "rows", "probe", "sums"))
@@ -226,7 +231,11 @@ class _Run:
 
     def _log_row(self, log: RunLog) -> None:
         count = self.sums.pop("count")
-        row = {"step": self.step, **{name: total / count for name, total in self.sums.items()}, **self._evaluate()}
+        try:
+            found = self._evaluate()
+        except ValueError as error:  # as in a step: what is not finite is named where it is looked at
+            raise FloatingPointError(f"step {self.step}, held-out: {error}; {self._last_checkpoint()}") from error
+        row = {"step": self.step, **{name: total / count for name, total in self.sums.items()}, **found}
         self.sums = {}
         self.rows.append(row)
         log.add(row)
@@ -234,9 +243,13 @@ class _Run:
         warn_of_collapse(row, self.step)
 
     def _evaluate(self) -> dict[str, float]:
-        return evaluate(
+        found = evaluate(
             self.method, self.data.train, self.data.test, self.view, self.trainer.candidates, self.config.seed
         )
+        bad = [f"{name} is {value}" for name, value in found.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(f"step {self.step}, held-out: {' and '.join(bad)}; {self._last_checkpoint()}")
+        return found
 
     def _last_checkpoint(self) -> str:
         path = self.folder / "checkpoint.pt"

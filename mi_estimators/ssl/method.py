@@ -17,7 +17,7 @@ from mi_estimators.bounds import i_nce
 from mi_estimators.distributed import gather_with_gradient, rank, world_size
 from mi_estimators.entropy.vmf import log_vmf_normalizer
 from mi_estimators.er import ERBound, er_bound
-from mi_estimators.ssl.augment import MultiCrop, ViewMaker, Views
+from mi_estimators.ssl.augment import MultiCrop, Shape, ViewMaker, Views
 from mi_estimators.ssl.encoders import Encoder
 
 Terms = dict[str, Tensor]
@@ -208,14 +208,22 @@ def check_small_crops(view: ViewMaker, method: Method) -> None:
         return
     if not method.takes_small_crops:
         raise ValueError("view: small crops are for the methods that predict from them, dino and swav; choose augment")
-    encoder = method.online[0]
-    training, weight = encoder.training, next(encoder.parameters())
+    text = f"encoder: it does not take small crops of shape {view.small_shape}; choose another, e.g. convnet"
+    check_takes(method.online[0], view.small_shape, text)
+
+
+def check_takes(encoder: nn.Module, shape: Shape, text: str) -> None:
+    """Check that an encoder takes images of another shape than that it was made for.
+
+    Raises:
+        ValueError: it does not; with this text.
+    """
+    training = encoder.training
     encoder.eval()
     try:
         with torch.no_grad():
-            encoder(weight.new_zeros(2, *view.small_shape))
+            encoder(torch.zeros(2, *shape))
     except (RuntimeError, ValueError) as error:
-        text = f"encoder: it does not take small crops of shape {view.small_shape}; choose another, e.g. convnet"
         raise ValueError(f"{text} ({error})") from error
     finally:
         encoder.train(training)

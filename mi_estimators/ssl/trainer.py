@@ -16,8 +16,8 @@ from mi_estimators.image_sets import ImageSet
 from mi_estimators.ssl.augment import VIEWS, ViewMaker
 from mi_estimators.ssl.config import FLOAT16, TrainConfig
 from mi_estimators.ssl.data import Batches, derived_seed, seed_generators
-from mi_estimators.ssl.encoders import encoder_builder, shape_of
-from mi_estimators.ssl.method import Method, Setting, check_small_crops
+from mi_estimators.ssl.encoders import Encoder, encoder_builder, shape_of
+from mi_estimators.ssl.method import Method, Setting, check_small_crops, check_takes
 from mi_estimators.ssl.methods import METHODS
 from mi_estimators.ssl.optimizers import make_optimizer, rate_factor
 from mi_estimators.ssl.probe import over_anchors
@@ -43,6 +43,8 @@ class Trainer:
         self.candidates = cast(int, config.batch_size) // config.accumulate
         """K: the pairs that are compared with each other."""
         self.view: ViewMaker = VIEWS[cast(str, config.view)](data.shape)
+        if len(data.test) < 2:
+            raise ValueError(f"data_dir: want at least 2 test images, got {len(data.test)}")
         self.batches = Batches(len(data.train), cast(int, config.batch_size), config.seed)
 
         self.fabric = _fabric(config)
@@ -57,10 +59,19 @@ class Trainer:
             shapes = [shape_of(view) for view in self.view.held_out(data.test.pixels(slice(2)))]
             torch.manual_seed(derived_seed(config.seed, "weights"))
             build = encoder_builder(config.encoder)
-            setting = Setting(lambda view: build(shapes[view]), len(data.train))
+            built: dict[int, Encoder] = {}
+
+            def make_encoder(view: int) -> Encoder:
+                built[view] = build(shapes[view])
+                return built[view]
+
+            setting = Setting(make_encoder, len(data.train))
             make: Callable[..., Method] = METHODS[config.method]
             self.method = make(setting, **config.options)
         check_small_crops(self.view, self.method)
+        if shapes[0] != shapes[1] and 1 not in built:
+            text = f"view: the first has the shape {shapes[0]}, the second {shapes[1]}, which its encoder cannot take"
+            check_takes(built[0], shapes[1], f"{text}; choose a method with an encoder for each, cmc or mi-max")
         if self.world > 1:
             self.method = cast(Method, with_joined_batch_norm(self.method, device))
         self.optimizer = make_optimizer(

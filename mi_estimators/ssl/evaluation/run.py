@@ -70,7 +70,7 @@ def representation_of(run: Path, *, data_dir: str | None = None, accelerator: st
         raise ValueError(f"data_dir: the {config.data} images there are not those the run in {run} was trained on")
     trainer = Trainer(config, data)
     method = trainer.method
-    method.load_state_dict(state["method"])
+    checkpoint.restore(method, state, path)
     train, test = (
         over_anchors(method, method.represent, split, trainer.view) for split in (trainer.data.train, trainer.data.test)
     )
