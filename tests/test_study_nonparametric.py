@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import publish
 from benchmarks.studies import nonparametric_mi
+from mi_estimators.estimators import gaussian
 
 
 def test_published_values_are_held_against_draws() -> None:
@@ -18,6 +22,25 @@ def test_published_values_are_held_against_draws() -> None:
     assert len(lines["KSG k=3, 5+5"]["ours"]) == 1
     assert lines["KSG k=3, 5+5"]["met"] is False  # it is of 10,000 pairs; so few give far less
     assert lines["CCA, multinormal-dense-5-5-0.5"]["truth"] == pytest.approx(0.5928, abs=1e-4)
+    assert lines["CCA, asinh-student-identity-1-1-1"]["published"] == 0.0  # nothing is linear there
+
+
+def test_agreement_is_exact_but_for_what_is_iterated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called = []
+
+    def bmi(python: Path, x: np.ndarray, y: np.ndarray, *what: str) -> dict[str, float]:
+        called.append(what)
+        return {"value": 0.0 if what[0] == "ksg" else gaussian.estimate(x, y, unbiased=False).value + 5e-6}
+
+    other = SimpleNamespace(entropy=lambda *_, **__: 0.0)
+    monkeypatch.setitem(sys.modules, "infomeasure", other)
+    monkeypatch.setattr(nonparametric_mi, "bmi", bmi)
+    monkeypatch.setattr(nonparametric_mi, "infomeasure_ksg", lambda x, y: nonparametric_mi.ours(x, y) + 5e-6)
+    lines = nonparametric_mi.agreement(tmp_path, 200)
+    assert [line["what"] for line in lines if line["met"]] == [
+        f"CCA, {name}" for name in nonparametric_mi.PUBLISHED_BMI
+    ]
+    assert called == [("ksg", "10", "chebyshev"), ("ksg", "10", "euclidean"), *4 * [("cca",)]]
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
