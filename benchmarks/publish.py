@@ -91,9 +91,11 @@ def machine(results: Results, _: str, __: Path) -> str:
     about = results.document
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version is not None)
     dirty = " with uncommitted changes" if about["dirty"] else ""
+    added = about.get("added_later")  # rows that do not depend on the machine, computed without the rest
+    later = f" Added {added['date']}: {'; '.join(added['rows'])}." if added else ""
     return (
         f"{about['machine']['cpu']}, {about['threads']} threads unless said; {versions}. Commit "
-        f"{about['commit'][:12]}{dirty}, {about['date'][:10]}.\n"
+        f"{about['commit'][:12]}{dirty}, {about['date'][:10]}.{later}\n"
     )
 
 

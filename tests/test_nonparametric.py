@@ -13,7 +13,7 @@ from scipy.special import digamma
 
 from mi_estimators.entropy import discrete_entropy
 from mi_estimators.estimators import discrete, entropies, estimate_mi, gaussian, ksg, latent, lnc, mixed, neighbours
-from mi_estimators.synthetic import correlated_gaussian
+from mi_estimators.synthetic import TASKS, correlated_gaussian
 
 
 def normal_pairs(n, dim=1, mutual_information=0.5, seed=0):
@@ -189,6 +189,50 @@ def test_kl3h_is_a_sum_of_entropies(k):
     assert abs(entropies.kozachenko_leonenko(x, y, k=k, whiten=False).value - expected) <= 1e-12
 
 
+@pytest.mark.parametrize(("dim", "k"), [(1, 4), (3, 20), (4, 5), (8, 20), (11, 44), (11, 3)])
+def test_neighbour_weights_take_off_the_leading_terms(dim, k):
+    weights = entropies.neighbour_weights(k, dim)
+    assert weights.sum() == pytest.approx(1, abs=1e-9)
+    for order in range(1, dim // 4 + 1):
+        terms = [math.gamma(j + 2 * order / dim) / math.gamma(j) for j in range(1, k + 1)]
+        assert abs(weights @ terms) <= 1e-9 * np.abs(weights * terms).sum()
+    places = {i * k // dim for i in range(1, dim + 1)}
+    assert {*(np.flatnonzero(weights) + 1).tolist()} <= places
+    if dim < 4:  # nothing to take off
+        assert np.unique(weights[weights != 0]) == pytest.approx([1 / len(places)])
+
+
+def test_wkl3h_is_a_sum_of_weighted_entropies():
+    x, y = normal_pairs(200, 4)
+    x, y = (side / side.std(axis=0) for side in (x, y))
+    expected, k = 0.0, 10
+    for sign, points in ((1, x), (1, y), (-1, np.concatenate([x, y], axis=1))):
+        dim, weights = points.shape[1], entropies.neighbour_weights(k, points.shape[1])
+        radius = np.sort(distances(points), axis=1)[:, :k]
+        each = digamma(200) - digamma(np.arange(1, k + 1)) + dim * np.log(2 * radius).mean(axis=0)
+        expected += sign * float(weights @ each)
+    assert abs(entropies.weighted_kozachenko_leonenko(x, y, k=k, whiten=False).value - expected) <= 1e-9
+
+
+def test_wkl3h_is_nearer_than_kl3h_where_dependence_is_curved():
+    task = TASKS["spiral-multinormal-sparse-5-5-2-2.0"]
+    x, y = task.sample(2000, seed=0)
+    plain, weighted = (estimate_mi(x, y, estimator=name) for name in ("kl3h", "wkl3h"))
+    assert task.mutual_information - plain.value > 0.4
+    assert abs(weighted.value - task.mutual_information) <= 3 * weighted.std < 0.4
+
+
+def test_wkl3h_rejects():
+    x, y = normal_pairs(100, 6)
+    with pytest.raises(ValueError, match="x, y: want at most 11 columns together, got 12"):
+        estimate_mi(x, y, estimator="wkl3h")
+    with pytest.raises(ValueError, match="k: want an integer from 3 to n - 1 = 99, got 2"):
+        estimate_mi(x[:, :4], y[:, :4], estimator="wkl3h", k=2)
+    with pytest.raises(ValueError, match="repeated"):
+        estimate_mi(x[:, :1].round(), y[:, :1].round(), estimator="wkl3h")
+    assert math.isfinite(estimate_mi(x[:12, :1], y[:12, :1], estimator="wkl3h").value)
+
+
 def test_kde_is_a_sum_of_entropies():
     x, y = normal_pairs(100)
     x, y = (side / side.std(axis=0) for side in (x, y))
@@ -220,7 +264,7 @@ def test_whitened_coordinates():
     assert abs(log_det - np.linalg.slogdet(np.cov(points.T, bias=True))[1] / 2) <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["kl3h", "kde"])
+@pytest.mark.parametrize("name", ["kl3h", "wkl3h", "kde"])
 def test_entropies_reject_dependent_columns(name):
     x, y = normal_pairs(60, 2)
     with pytest.raises(ValueError, match="x, y: want linearly independent columns"):

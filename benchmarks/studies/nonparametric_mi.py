@@ -180,7 +180,8 @@ def examples(n: int, seeds: int) -> list[dict[str, Any]]:
         ("normal, 1 + 1", correlated_gaussian(1, 14.0), ("lnc", "ksg2")),
         ("normal, 2 + 2", correlated_gaussian(2, 20.0), ("lnc", "ksg2")),
         ("normal, 2 + 2", correlated_gaussian(2, 6.0), ("kl3h", "kde", "ksg")),
-        ("normal, 5 + 5", TASKS["multinormal-dense-5-5-0.5"], ("kl3h", "kde", "ksg", "lnc")),
+        ("normal, 5 + 5", TASKS["multinormal-dense-5-5-0.5"], ("kl3h", "wkl3h", "kde", "ksg", "lnc")),
+        ("spiral, 5 + 5", TASKS["spiral-multinormal-sparse-5-5-2-2.0"], ("kl3h", "wkl3h", "ksg")),
     ):
         for name in names:
             values = [estimate_mi(*sample(task, n, seed), estimator=name, seed=seed).value for seed in range(seeds)]
