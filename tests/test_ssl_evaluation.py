@@ -183,6 +183,7 @@ def test_probe_says_what_is_wrong_and_writes_nothing(run, invoke, tmp_path, monk
     for arguments, code, words in [
         ((tmp_path / "none",), 2, "error: RUN: no checkpoint at"),
         ((run, "--kind", "lineal"), 2, "error: --kind: want one of"),
+        ((run, "--kind", "kshot", "--seed", "-1"), 2, "error: --seed: want an integer >= 0, got -1"),
         ((run, "--kind", ""), 2, "error: --kind: want one of"),
         ((run, "--export", tmp_path / "e.csv"), 2, "error: --export: want a file .npz or .safetensors, got 'e.csv'"),
         ((run, "--export", tmp_path / "no" / "e.npz"), 2, "error: --export: no folder"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from mi_estimators import _checks
 from mi_estimators._files import write_json
 from mi_estimators.commands.options import as_command, parameter
 from mi_estimators.console import print_table, rich_table
@@ -38,6 +39,7 @@ def _probe(given: dict[str, Any]) -> None:
     folder, plot, exported, seed = given["run"], given["plot"], given["export"], given["seed"] or 0
     kinds = [kind.strip() for kind in ("linear,knn" if given["kind"] is None else given["kind"]).split(",")]
     result = given["result"] or folder / "probe.json"
+    _checks.count("seed", seed, 0)
     of_run.check_kinds(kinds)  # what is wrong shows before anything is computed
     if exported is not None:
         of_run.check_export(exported)

@@ -81,7 +81,8 @@ def _prepare(run: _Run, overwrite: bool) -> None:
 def resume(out: str | Path, *, progress: Progress | None = None, **changes: Any) -> dict[str, Any]:
     """Continue a stopped or killed run from its checkpoint, bit for bit as if it had never stopped.
 
-    That holds on the same kind of machine, with the same number of threads and the same versions.
+    That holds on the same kind of machine, with the same number of threads and the same versions; with another number
+    of steps, where no schedule follows the progress of the training.
 
     Args:
         out: the run's folder.
