@@ -141,8 +141,23 @@ def test_module_moves_points_onto_others() -> None:
         (gradient,) = torch.autograd.grad(loss(x, y), x)
         x = (x - 0.4 * len(x) * gradient).detach().requires_grad_()
     assert float(loss(x, y).detach()) <= 1e-2 * first
-    with pytest.raises(ValueError, match="epsilon"):
-        mi.losses.SinkhornDivergence(0.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epsilon", 0.0),
+        ("cost", "l1"),
+        ("rho", -1.0),
+        ("rho", (1.0, 2.0)),
+        ("tol", -1.0),
+        ("max_iter", 0),
+        ("scaling", 2),
+    ],
+)
+def test_module_names_bad_settings_where_it_is_made(setting, value) -> None:
+    with pytest.raises(ValueError, match=setting):
+        mi.losses.SinkhornDivergence(**{"epsilon": 1.0, setting: value})
 
 
 def test_warns_once_of_the_worst() -> None:
@@ -193,12 +208,21 @@ def test_independence_test() -> None:
     assert independent.p_value > 0.05
 
 
+@pytest.mark.filterwarnings("ignore::mi_estimators.ot.ConvergenceWarning")
+def test_a_statistic_that_is_not_a_number_is_not_significant() -> None:
+    x, y = correlated(10, 0.9)
+    result = independence_test(1e30 * x, 1e30 * y, n_permutations=9, standardize=False)
+    assert math.isnan(result.statistic)
+    assert result.p_value == 1
+
+
 def test_bad_input_is_named() -> None:
     x, y, a, b = clouds((6, 5, 3), 7)
     for call, error, message in [
         (lambda: mi.sinkhorn_divergence(x, y, epsilon=-1.0), ValueError, "epsilon"),
         (lambda: mi.sinkhorn_divergence(x, y, epsilon=1.0, cost=torch.ones(6, 5)), TypeError, "cost"),
         (lambda: mi.sinkhorn_divergence(x, None, epsilon=1.0), TypeError, "y"),
+        (lambda: mi.sinkhorn_divergence(x, y, epsilon=1.0, rho=(1.0, 2.0)), ValueError, "rho: want one price"),
         (lambda: mi.sinkhorn_divergence(x, y, 2 * a, b, epsilon=1.0), ValueError, "sums 2 and 1"),
         (lambda: wasserstein_dependency(x, y), ValueError, "y: want as many rows"),
         (lambda: wasserstein_dependency(x, x, shifts=6), ValueError, "shifts"),

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from mi_estimators import _checks
 from mi_estimators.losses.base import Loss
-from mi_estimators.ot import sinkhorn_divergence
+from mi_estimators.ot import arguments, sinkhorn_divergence
+from mi_estimators.ot.costs import COSTS
 
 
 class SinkhornDivergence(Loss):
@@ -40,6 +41,9 @@ class SinkhornDivergence(Loss):
     ) -> None:
         super().__init__()
         _checks.positive("epsilon", epsilon)
+        _checks.choice("cost", cost, COSTS)
+        arguments.one_price(rho)
+        arguments.check_stop(tol, max_iter, scaling)
         self.epsilon = epsilon
         self.cost = cost
         self.rho = rho

@@ -88,6 +88,13 @@ def prices(rho: Rho) -> tuple[float | None, float | None]:
     return held[0], held[1]
 
 
+def one_price(rho: Rho) -> None:
+    """The sides of a divergence have one price: with two it would not be 0 between equal sets."""
+    first, second = prices(rho)
+    if first != second:
+        raise ValueError(f"rho: want one price for both sides, got {rho!r}")
+
+
 def check_sums(a: Tensor, b: Tensor) -> None:
     """Held marginals have the same mass."""
     sums = float(a.detach().sum()), float(b.detach().sum())
@@ -152,6 +159,15 @@ def problem(
     return Problem(costs, row_weights, col_weights, epsilon.to(row_weights).reshape(()), price, absent)
 
 
+def check_stop(tol: float | None, max_iter: int, scaling: float | None) -> None:
+    """When an iteration stops, and how it anneals."""
+    if tol is not None and not 0 <= tol < math.inf:
+        raise ValueError(f"tol: want a finite number >= 0, got {tol!r}")
+    _checks.count("max_iter", max_iter)
+    if scaling is not None and not 0 < scaling < 1:
+        raise ValueError(f"scaling: want a number between 0 and 1, or None, got {scaling!r}")
+
+
 def settings(
     of: Problem,
     *,
@@ -166,18 +182,15 @@ def settings(
 ) -> Settings:
     """How to iterate, with what depends on dtype and device filled in."""
     tol = TOLERANCE[of.a.dtype] if tol is None else tol
-    if not 0 <= tol < math.inf:
-        raise ValueError(f"tol: want a finite number >= 0, got {tol!r}")
+    check_stop(tol, max_iter, scaling)
     if anderson is None:
         anderson = ANDERSON if relaxation == 1 and gradient != "unrolled" else 0
     if check_every is None:
         # Without a tolerance there is nothing to look at before the end.
         check_every = max_iter if tol == 0 else CHECK_EVERY.get(of.a.device.type, CHECK_EVERY_ON_DEVICES)
-    for name, value, least in (("max_iter", max_iter, 1), ("anderson", anderson, 0), ("check_every", check_every, 1)):
+    for name, value, least in (("anderson", anderson, 0), ("check_every", check_every, 1)):
         _checks.count(name, value, least)
     _checks.choice("updates", updates, UPDATES)
-    if scaling is not None and not 0 < scaling < 1:
-        raise ValueError(f"scaling: want a number between 0 and 1, or None, got {scaling!r}")
     if not 0 < relaxation < 2:
         raise ValueError(f"relaxation: want a number between 0 and 2, got {relaxation!r}")
     if relaxation != 1 and (updates != "alternating" or anderson):
@@ -202,6 +215,8 @@ def start(init: tuple[Tensor | None, Tensor | None] | None, of: Problem) -> tupl
             _checks.floating(name, potential, ndim=1)
             if potential.shape != like.shape:
                 raise ValueError(f"{name}: want {like.shape[0]} values, got {_checks.describe(potential)}")
+            if _checks.concrete(potential) and bool(potential.isnan().any()):
+                raise ValueError(f"{name}: want potentials, got NaN in {_checks.describe(potential)}")
             potential = potential.detach().to(like)
         found.append(potential)
     return found[0], found[1]

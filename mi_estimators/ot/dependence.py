@@ -151,5 +151,6 @@ def independence_test(
                 for _ in range(n_permutations)
             ]
         )
-    p_value = (1 + int((null >= statistic).sum())) / (1 + n_permutations)
+    # So counted, a statistic that is NaN (points so large that their distances overflow) is never significant.
+    p_value = (1 + int((~(null < statistic)).sum())) / (1 + n_permutations)
     return IndependenceTest(statistic, p_value, null)

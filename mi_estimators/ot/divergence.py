@@ -106,6 +106,7 @@ def sinkhorn_divergence(
         raise TypeError(f"cost: want a name, as points are needed, got {_checks.describe(cost)}")
     if not isinstance(y, Tensor):
         raise TypeError(f"y: want points, got {_checks.describe(y)}")
+    arguments.one_price(rho)
     whole = arguments.problem(x, y, a, b, epsilon=epsilon, cost=cost, rho=rho)
     settings = arguments.settings(
         whole,
