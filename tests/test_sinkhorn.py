@@ -104,6 +104,34 @@ def test_reported_error_is_that_of_the_returned_plan() -> None:
         assert f"{result.marginal_error:.2e}" in str(caught[0].message)
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 1e-3, 1e-8])
+def test_error_is_no_less_than_rounding_leaves_unknown(epsilon) -> None:
+    # Few points, far apart in units of epsilon: float32 sums come out as rounded as the potentials, and may look exact.
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = (torch.randn(3, 2, generator=generator) for _ in range(2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            result = mi.sinkhorn(x, y, epsilon=epsilon, max_iter=50)
+        potentials = result.f.double()[:, None] + result.g.double()
+        plan = ((potentials - dense_cost(x.double(), y.double(), "sqeuclidean")) / epsilon).exp() / 9
+        error = float((plan.sum(1) - 1 / 3).abs().sum() + (plan.sum(0) - 1 / 3).abs().sum())
+        assert result.marginal_error >= min(error, 1) / 3
+        assert not result.converged or error <= 3e-4
+
+
+def test_a_number_of_iterations_ends_half_a_step_behind_other_packages() -> None:
+    x, y = cloud(20, 15)
+    cost = dense_cost(x, y, "sqeuclidean")
+    f, g = torch.zeros(20, dtype=torch.float64), torch.zeros(15, dtype=torch.float64)
+    for _ in range(3):
+        f, last = -0.3 * torch.logsumexp((g - cost) / 0.3 - math.log(15), 1), g
+        g = -0.3 * torch.logsumexp((f[:, None] - cost) / 0.3 - math.log(20), 0)
+    result = mi.sinkhorn(x, y, epsilon=0.3, tol=0, max_iter=3, anderson=0)
+    assert relative_error(result.value, f.mean() + last.mean()) <= 1e-13
+    assert float(result.value) <= float(f.mean() + g.mean())
+
+
 def test_converged_result_does_not_warn_and_restarts_at_once() -> None:
     x, y = cloud(20, 15)
     with warnings.catch_warnings():
@@ -193,6 +221,24 @@ def test_applying_the_plan(monkeypatch) -> None:
     assert relative_error(result.transport_cost(), (plan * dense_cost(x, y, "sqeuclidean")).sum()) <= 1e-13
     with pytest.raises(ValueError, match="vectors"):
         result.apply(w)
+
+
+def test_barycentric_map_of_rows_almost_without_mass(monkeypatch) -> None:
+    monkeypatch.setattr(costs_module, "BLOCK_ELEMENTS", 16)  # several blocks of rows
+    x, y = cloud(6, 5)
+    a, b = random_weights(6, 5, (None, None))
+    a[1] = b[3] = 0
+    a, b = a / a.sum(), b / b.sum()
+    for rho in (None, 0.1):
+        if rho is not None:
+            x[2] = 60.0  # its mass in the unbalanced plan underflows
+        result = mi.sinkhorn(x, y, a, b, epsilon=1.0, rho=rho, tol=1e-9)
+        assert result.converged
+        assert float(result.plan()[1 if rho is None else 2].sum()) == 0
+        logits = result.g - dense_cost(x, y, "sqeuclidean") + b.log()
+        assert relative_error(result.barycentric_map(), logits.softmax(1) @ y) <= 1e-12
+    with pytest.raises(ValueError, match="points: want one for each column"):
+        result.barycentric_map(x)
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients
@@ -295,6 +341,24 @@ def test_zero_weights_leave_points_out(rho) -> None:
         assert abs(float(slope - (gradients[2 + side] * towards).sum())) <= 1e-7
 
 
+@pytest.mark.parametrize("rho", [None, 1.0])
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+def test_derivatives_by_weights_of_zero_are_those_from_above(rho, gradient) -> None:
+    x, y = cloud(6, 5)
+    a = torch.tensor([0.2, 0, 0.2, 0.2, 0.2, 0.2], dtype=torch.float64, requires_grad=True)
+
+    def outputs(weights: Tensor, gradient: str) -> tuple[Tensor, ...]:
+        weights = weights / weights.sum() if rho is None else weights
+        result = mi.sinkhorn(x, y, weights, epsilon=2.0, rho=rho, tol=1e-13, gradient=gradient)
+        return result.value, result.f[0], result.f[1], result.transport_cost(), result.barycentric_map()[1, 0]
+
+    step = 1e-5 * torch.eye(6, dtype=torch.float64)[1]
+    here, near, far = (outputs(a.detach() + k * step, "envelope") for k in range(3))
+    for k, output in enumerate(outputs(a, gradient)):
+        slope = (4 * near[k] - far[k] - 3 * here[k]) / 2e-5
+        assert abs(float(torch.autograd.grad(output, a, retain_graph=True)[0][1] - slope)) <= 1e-7
+
+
 def test_forbidden_pairs() -> None:
     x, y = cloud(4, 4)
     cost = dense_cost(x, y, "sqeuclidean")
@@ -365,6 +429,7 @@ def test_bad_input_is_named() -> None:
         (lambda: mi.sinkhorn(x, y, epsilon=1.0, relaxation=2.5), "relaxation"),
         (lambda: mi.sinkhorn(x, y, epsilon=1.0, relaxation=1.5, updates="symmetric"), "relaxation"),
         (lambda: mi.sinkhorn(x, y, epsilon=1.0, init=(ones, ones)), r"init\[1\]"),
+        (lambda: mi.sinkhorn(x, y, epsilon=1.0, init=(math.nan * ones, None)), r"init\[0\]: want potentials, got NaN"),
         (lambda: mi.sinkhorn(x, y, epsilon=1.0, gradient="exact"), "gradient"),
     ]
     for call, message in bad:

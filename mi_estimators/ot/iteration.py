@@ -47,7 +47,11 @@ class Settings:
 
 
 class Solution(NamedTuple):
-    """Where the iteration ended, and the sums of that plan. ``error``: how far its marginals are off, in L1."""
+    """Where the iteration ended, and the sums of that plan.
+
+    ``error``: how far its marginals are off, in L1, relative to the mass; no less than what the rounding of the
+    potentials leaves unknown.
+    """
 
     f: Tensor  # [n]
     g: Tensor  # [m]
@@ -67,11 +71,17 @@ def ladder(problem: Problem, scaling: float | None) -> list[float]:
     return steps
 
 
-def _missed(problem: Problem, side: int, potential: Tensor, lse: Tensor) -> Tensor:
-    """L1 norm of the dual's gradient by one potential: by how much that side's marginal is missed."""
+def _missed(problem: Problem, side: int, potential: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 norm of the dual's gradient by one potential: by how much that side's marginal is missed.
+
+    And what half a rounding of the potential moves in that marginal. Where it is not small, log-sum-exps are rounded to
+    the potentials that they should become, and the sums look right.
+    """
     weights = (problem.a, problem.b)[side].detach()
-    share = torch.exp(potential.detach() / problem.epsilon.detach() + lse.detach())
-    return masked_product(weights, share - problem.wanted_share(side, potential.detach())).abs().sum()
+    scaled = potential.detach() / problem.epsilon.detach()
+    share = torch.exp(scaled + lse.detach())
+    missed = masked_product(weights, share - problem.wanted_share(side, potential.detach())).abs().sum()
+    return missed, masked_product(weights, share * scaled.abs()).sum() * (torch.finfo(scaled.dtype).eps / 2)
 
 
 def _moved(problem: Problem, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,8 +183,10 @@ def iterate(
             stepper = _STEPS[settings.updates](problem, settings)
         f, g, row_lse, col_lse = stepper.sums(f, g)
         if done > len(coarse) and (done == settings.max_iter or done % settings.check_every == 0):
-            error = float(_missed(problem, 0, f, row_lse) + _missed(problem, 1, g, col_lse)) / mass
+            sides = (_missed(problem, 0, f, row_lse), _missed(problem, 1, g, col_lse))
+            error, unknown = ((torch.stack(sides[0]) + torch.stack(sides[1])) / mass).tolist()
             if error <= settings.tol or done == settings.max_iter or math.isnan(error):
+                error = max(error, unknown)
                 break
         f, g = stepper.step(f, g, row_lse, col_lse)
     return Solution(f, g, row_lse, done, error)

@@ -21,14 +21,25 @@ from mi_estimators.ot.costs import Costs
 
 
 def log_weights(weights: Tensor) -> Tensor:
-    """Logarithms, with -inf and gradient 0 where a weight is 0."""
+    """Logarithms, -inf where a weight is 0.
+
+    Recorded by autograd, a weight of 0 counts as one that is lost in every sum: then the derivative by it is the one
+    from above, and not 0.
+    """
     absent = weights == 0
+    if weights.requires_grad and torch.is_grad_enabled():
+        return (weights + absent.to(weights.dtype) * torch.finfo(weights.dtype).tiny ** 0.5).log()
     return weights.masked_fill(absent, 1).log().masked_fill(absent, -math.inf)
 
 
+def _finite(weights: Tensor, values: Tensor) -> Tensor:
+    """Values, 0 for those without weight that are infinite: potentials of points without an allowed pair."""
+    return values.masked_fill((weights == 0) & ~values.isfinite(), 0)
+
+
 def masked_product(weights: Tensor, values: Tensor) -> Tensor:
-    """Products, 0 where a weight is: the potential of a point without weight may be infinite."""
-    return torch.where(weights == 0, 0, weights * values)
+    """Products, 0 where a weight is, whatever the value."""
+    return weights * _finite(weights, values)
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,11 @@ class Problem:
 
     def row_bias(self, f: Tensor) -> Tensor:
         """What the rows add to the scores -C / epsilon of the plan."""
-        return f / self.epsilon + log_weights(self.a)
+        return _finite(self.a, f) / self.epsilon + log_weights(self.a)
 
     def col_bias(self, g: Tensor) -> Tensor:
         """What the columns add to them."""
-        return g / self.epsilon + log_weights(self.b)
+        return _finite(self.b, g) / self.epsilon + log_weights(self.b)
 
     def damping(self, side: int) -> Tensor:
         """What part of a balanced half-step is gone: all of it where the marginal is held."""
@@ -117,12 +128,33 @@ class Problem:
         logs = [
             weights.sum().log()
             if rho is None
-            else torch.logsumexp(torch.where(weights == 0, -math.inf, log_weights(weights) - potential / rho), 0)
+            else torch.logsumexp(log_weights(weights) - _finite(weights, potential) / rho, 0)
             for weights, potential, rho in ((self.a, f, self.rho[0]), (self.b, g, self.rho[1]))
         ]
         stiffness = sum(1 / rho for rho in self.rho if rho is not None)
         shift = (logs[0] - logs[1]) / stiffness
         return f + shift, g - shift
+
+    def with_absent(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """The potentials at convergence, those of points without weight as functions of the others."""
+        absent_x, absent_y = (self.a == 0) & f.isfinite(), (self.b == 0) & g.isfinite()
+        row_lse = self.costs.row_lse(self.epsilon, self.col_bias(g)).masked_fill(~absent_x, 0)
+        col_lse = self.costs.col_lse(self.epsilon, self.row_bias(f)).masked_fill(~absent_y, 0)
+        f, g = (
+            torch.where(absent_x, self.half_step(0, row_lse), f),
+            torch.where(absent_y, self.half_step(1, col_lse), g),
+        )
+        return f, g
+
+    def row_shares(self, rows: slice, g: Tensor) -> Tensor:
+        """Rows of the plan over their sums, which neither underflow nor depend on the rows' weights and potentials.
+
+        NaN in a row without an allowed pair.
+        """
+        cost = self.costs.block(rows)
+        forbidden = cost == math.inf
+        logits = self.col_bias(g) - cost.masked_fill(forbidden, 0) / self.epsilon
+        return torch.softmax(logits.masked_fill(forbidden, -math.inf), dim=1)
 
     def plan_block(self, rows: slice, f: Tensor, g: Tensor) -> Tensor:
         """Rows of the plan, by operations that autograd differentiates at any order."""
