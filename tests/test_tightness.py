@@ -203,6 +203,7 @@ def test_table(result):
         ({"bounds": ("infonce", "nope")}, ValueError, "bounds: want one of"),
         ({"bounds": ("nwj", "nwj")}, ValueError, "bounds: want each once"),
         ({"critic": "nope"}, ValueError, "critic"),
+        ({"critic": "conv"}, ValueError, "critic: 'conv' scores images"),
         ({"dim": 0}, ValueError, "dim"),
         ({"batch_size": 1}, ValueError, "batch_size"),
         ({"steps_per_level": 1.5}, TypeError, "steps_per_level"),

@@ -223,6 +223,14 @@ def test_an_estimator_that_fails_is_a_result_and_not_the_end(monkeypatch):
     json.dumps(too_few, allow_nan=False)
 
 
+def test_the_critic_of_images_takes_their_shape_from_the_task():
+    settings = {"max_steps": 1}
+    image = run_cell(Cell("image-blob-16-1nats", "infonce", "conv", 4, 18, 0), settings)
+    assert image["error"] is None
+    other = run_cell(Cell("1v1-normal-0.75", "infonce", "conv", 4, 18, 0), settings)
+    assert other["error"] == "ValueError: critic: 'conv' scores images, and the variables of '1v1-normal-0.75' are none"
+
+
 def result(task, estimator, value, *, truth=1.0, kind="neither", margin=0.3, cap=None, seed=0, n=100, truth_error=0.0):
     return {
         "task": task, "estimator": estimator, "critic": None, "batch_size": None, "n": n, "seed": seed, "truth": truth,

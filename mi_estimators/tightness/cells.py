@@ -84,6 +84,13 @@ def _variable(values: Tensor, kind: str) -> Tensor:
     return values.round().long() if kind == "discrete" else values
 
 
+def _shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    """What the critic of images wants to know."""
+    if not (task.shape_x and task.shape_y):
+        raise ValueError(f"critic: 'conv' scores images, and the variables of {task.name!r} are none")
+    return {"shape_x": task.shape_x, "shape_y": task.shape_y}
+
+
 def run_cell(cell: Cell, settings: dict[str, Any], data_dir: str | None = None) -> dict[str, Any]:
     """Estimate on fresh pairs, on one thread.
 
@@ -121,6 +128,8 @@ def run_cell(cell: Cell, settings: dict[str, Any], data_dir: str | None = None) 
     with single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if cell.critic == "conv":
+                options["critic_options"] = _shapes(task)
             # Another seed than that of the pairs: one stream must not serve for both.
             estimate = estimate_mi(x, y, estimator=cell.estimator, seed=cell.seed + 1_000_000, **options)
         except (ValueError, ArithmeticError, RuntimeError) as error:

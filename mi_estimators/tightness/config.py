@@ -74,6 +74,8 @@ class TightnessConfig:
         if len(set(self.bounds)) < len(self.bounds):
             raise ValueError(f"bounds: want each once, got {self.bounds}")
         _checks.choice("critic", self.critic, CRITICS)
+        if self.critic == "conv":
+            raise ValueError("critic: 'conv' scores images, which the variables of a staircase are not")
         _checks.choice("precision", self.precision, PRECISIONS)
         for name in (
             "dim",
