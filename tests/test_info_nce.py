@@ -237,6 +237,33 @@ def test_half_points_lose_digits_in_the_gradients_only(dtype, options, n, d):
         assert float((g.double() - w).norm() / w.norm()) <= 1e-2
 
 
+@pytest.mark.parametrize("options", FOUR[:3], ids=str)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_bfloat16_with_groups_weights_and_one_sided_gradients(options, normalize):
+    o = replace(options, normalize=normalize)
+    x, y = (t / 20**0.5 for t in views(203, 20, torch.bfloat16))
+    generator = torch.Generator().manual_seed(1)
+    more = {"weights": torch.rand(203, generator=generator) + 0.1, "groups": torch.arange(203) // 3}
+    got = value_and_gradients(ours, x, y, 5.0, torch.float32, o=o, **more)
+    want = value_and_gradients(dense, x.double(), y.double(), 5.0, torch.float64, o=o, **more)
+    for g, w in zip(got, want, strict=True):
+        assert relative_error(g, w) <= 2e-2
+    for side in (0, 1):
+        points = [x.clone(), y.clone()]
+        points[side].requires_grad_()
+        loss = ours(*points, torch.tensor(5.0), o=o, **more)
+        assert torch.equal(torch.autograd.grad(loss, points[side])[0], got[1 + side])
+
+
+@pytest.mark.parametrize("options", FOUR[:3], ids=str)
+def test_bfloat16_with_more_scores_than_are_held(options):
+    x, y = views(4300 if options.candidates == "both" else 6000, 3, torch.bfloat16)
+    got = value_and_gradients(ours, x, y, 5.0, torch.float32, o=options)
+    want = value_and_gradients(ours, x.float(), y.float(), 5.0, torch.float32, o=options)
+    for g, w in zip(got, want, strict=True):
+        assert float((g.float() - w).norm() / w.norm()) <= 1e-2
+
+
 @pytest.mark.parametrize("options", [Options(), Options(symmetric=False), Options("both")], ids=str)
 def test_bfloat16_errors_are_at_most_twice_torchs_own(options):
     x, y = views(300, 64, torch.bfloat16)

@@ -75,12 +75,6 @@ MI_INLINE void multiply_2x2(const TileUnit&, int64_t depth, const bf16* left, in
   _tile_stored(3, sums[1][1], stride);
 }
 
-MI_INLINE bf16 round_to_bf16(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  return static_cast<bf16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 // Packing. A matrix [rows, cols] of floats with row stride ld is rounded to bfloat16 and laid out in tiles, which reach
 // past it with zeros. Rows are multiplied by row_factor, columns by col_factor, where these are not null.
 
@@ -96,6 +90,16 @@ MI_INLINE __m512 load(const float* row, int64_t k, int64_t cols, float row_facto
   if (mask == 0) return _mm512_setzero_ps();
   const __m512 values = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, row + k), _mm512_set1_ps(row_factor));
   return col_factor == nullptr ? values : _mm512_mul_ps(values, _mm512_maskz_loadu_ps(mask, col_factor + k));
+}
+
+// A row rounded to bfloat16.
+inline void round_row(const float* row, int64_t cols, bf16* out) {
+  for (int64_t k = 0; k < cols; k += kTileDepth) {
+    const __m512 low = load(row, k, cols, 1.0f, nullptr), high = load(row, k + kTileSide, cols, 1.0f, nullptr);
+    const __m512i pair = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    const int64_t left = cols - k;
+    _mm512_mask_storeu_epi16(out + k, left >= kTileDepth ? 0xffffffffu : (uint32_t{1} << left) - 1, pair);
+  }
 }
 
 // Left tiles: tile (i / 16, k / 32) holds rows i and columns k; row_tiles x depth_tiles of them, row after row.
@@ -129,30 +133,75 @@ inline void pack_right(const float* matrix, int64_t ld, int64_t rows, int64_t co
     }
 }
 
-// The transpose as left tiles: tile (k / 16, i / 32) holds columns k and rows i, tiles of one k a step of 1 apart, of
-// depth_tiles in all. Packs the tiles of 32 rows, number `tile`.
-inline void pack_left_transposed(const float* matrix, int64_t ld, int64_t rows, int64_t cols, const float* row_factor,
-                                 int64_t tile, int64_t col_tiles, int64_t depth_tiles, bf16* out) {
-  for (int64_t c = 0; c < col_tiles * kTileSide; ++c) {
-    bf16* to = out + ((c / kTileSide) * depth_tiles + tile) * kTileElements + (c % kTileSide) * kTileDepth;
-    for (int64_t k = 0; k < kTileDepth; ++k) {
-      const int64_t i = tile * kTileDepth + k;
-      to[k] = i < rows && c < cols ? round_to_bf16(matrix[i * ld + c] * factor_of(row_factor, i)) : bf16{0};
+MI_INLINE __m512 load_lanes(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+MI_INLINE __m512 load_lanes(const bf16* from, __mmask16 mask) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+  return reinterpret_cast<__m512>(_mm512_slli_epi32(bits, 16));
+}
+
+// The factor of pair (i, j): by_row[i] + by_column[j], the latter 0 where by_column is null.
+struct PairFactors {
+  const float *by_row, *by_column;
+};
+
+// Elements times their pair's factor, [rows, cols], as left tiles with columns times col_factor, and as right tiles
+// whose depth is the rows with rows times row_factor; each if not null. One visit of the matrix.
+template <class T>
+void pack_weights(const T* matrix, int64_t ld, int64_t rows, int64_t cols, PairFactors factors, const float* col_factor,
+                  const float* row_factor, bf16* left, bf16* right) {
+  const int64_t deep = aligned(cols) / kTileDepth, wide = 2 * deep;
+  const __m512i interleaved = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int64_t r = 0; r < aligned(rows); r += 2) {
+    const T* row[2];
+    __mmask16 within[2];
+    __m512 by_row[2], right_by_row[2];
+    for (int64_t k = 0; k < 2; ++k) {
+      const int64_t i = min_of(r + k, rows - 1);  // rows beyond the matrix are read as zeros
+      row[k] = matrix + i * ld;
+      within[k] = r + k < rows ? 0xffffu : 0u;
+      by_row[k] = _mm512_set1_ps(factors.by_row[i]);
+      right_by_row[k] = _mm512_set1_ps(factor_of(row_factor, i));
+    }
+    bf16* to_left = left + (r / kTileSide * deep) * kTileElements + r % kTileSide * kTileDepth;
+    bf16* to_right = right + (r / kTileDepth * wide) * kTileElements + r % kTileDepth * kTileSide;
+    for (int64_t t = 0; t < deep; ++t) {
+      __m512 weights[2][2];
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t j = t * kTileDepth + half * kTileSide;
+        const __mmask16 mask = lanes(cols - j);
+        const __m512 by_column =
+            factors.by_column == nullptr ? _mm512_setzero_ps() : load_lanes(factors.by_column + j, mask);
+        for (int64_t k = 0; k < 2; ++k)
+          weights[k][half] = _mm512_mul_ps(load_lanes(row[k] + j, static_cast<__mmask16>(mask & within[k])),
+                                           _mm512_add_ps(by_row[k], by_column));
+        if (right != nullptr) {
+          const __m512 upper = _mm512_mul_ps(weights[0][half], right_by_row[0]);
+          const __m512 lower = _mm512_mul_ps(weights[1][half], right_by_row[1]);
+          const __m512i pair = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(lower, upper));
+          _mm512_storeu_si512(to_right + (2 * t + half) * kTileElements, _mm512_permutexvar_epi16(interleaved, pair));
+        }
+      }
+      if (left == nullptr) continue;
+      const int64_t j = t * kTileDepth;
+      if (col_factor != nullptr)
+        for (int64_t half = 0; half < 2; ++half) {
+          const __m512 factor = load_lanes(col_factor + j + half * kTileSide, lanes(cols - j - half * kTileSide));
+          for (int64_t k = 0; k < 2; ++k) weights[k][half] = _mm512_mul_ps(weights[k][half], factor);
+        }
+      for (int64_t k = 0; k < 2; ++k)
+        _mm512_storeu_si512(to_left + t * kTileElements + k * kTileDepth,
+                            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(weights[k][1], weights[k][0])));
     }
   }
 }
 
-// The transpose as right tiles whose depth is the columns: tile (i / 16, k / 32), row after row. Packs the tiles of 16
-// rows, number `tile`.
-inline void pack_right_transposed(const float* matrix, int64_t ld, int64_t rows, int64_t cols, const float* row_factor,
-                                  int64_t tile, int64_t depth_tiles, bf16* out) {
-  for (int64_t r = 0; r < kTileSide; ++r) {
-    const int64_t i = tile * kTileSide + r;
-    for (int64_t k = 0; k < depth_tiles * kTileDepth; ++k) {
-      bf16* to = out + (tile * depth_tiles + k / kTileDepth) * kTileElements + (k % kTileDepth) / 2 * kTileDepth;
-      to[2 * r + k % 2] = i < rows && k < cols ? round_to_bf16(matrix[i * ld + k] * factor_of(row_factor, i)) : bf16{0};
-    }
-  }
+// A tile as a matrix of 16 x 16 pairs, transposed: a left tile of a matrix becomes the right tile of the transpose
+// whose depth is the columns, and a right tile the left tile of the transpose.
+inline void transpose_pairs(const bf16* tile, bf16* out) {
+  const __m512i rows = _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0);
+  for (int64_t c = 0; c < kTileSide; ++c)
+    _mm512_storeu_si512(out + c * kTileDepth, _mm512_i32gather_epi32(rows, tile + 2 * c, 4));
 }
 
 }  // namespace MI_SIMD_LEVEL

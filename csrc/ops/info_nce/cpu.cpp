@@ -8,7 +8,8 @@
 // one exponential a pair, e_ij = exp(s_ij), and the weight of a pair is e_ij (u_i + v_j).
 //
 // Regimes, and the products each needs (a product: 2 n^2 d operations):
-//   held        scores of a whole problem fit in kHeldBytes: e is kept from the forward sweep; 3 products
+//   held        scores of a whole problem fit in kHeldBytes: e is kept from the forward sweep (with bfloat16 products
+//               in bfloat16); 3 products
 //   strips      one direction, larger: strips of rows that fit are finished one by one, since a row's S_i needs only
 //               its own strip; 3 products at any size
 //   recompute   both directions, larger: every S must be known before the first weight is, so what does not fit in

@@ -1,19 +1,25 @@
-// The three products of a sweep in bfloat16 with float32 sums, on AMX tiles: see common/cpu/amx.h.
+// What a sweep does to a tile of pairs, with products in bfloat16 and float32 sums on AMX tiles: see common/cpu/amx.h.
 #pragma once
 
 #include "common/cpu/amx.h"
 #include "common/cpu/latin_walk.h"
+#include "ops/info_nce/cpu_products.h"
 
 namespace mi {
 namespace MI_SIMD_LEVEL {
 
 // The members are BlasProducts'. Points that came as bfloat16 are multiplied as they came: unit length is not a
 // bfloat16 matter, so a normalised point is packed as its original times a power of two, which is exact, and the rest
-// of its norm (a factor in (1/2, 1]) goes to the scores and to the weights. Weights are rounded to bfloat16; all else
-// stays float. Both operands are packed once, in the two layouts each that the products read them in; gradients are
-// summed as tiles, that of the columns transposed, so that the weights need no transposition: dright^T = left^T tile.
+// of its norm (a factor in (1/2, 1]) goes to the scores and to the weights. Weights are rounded to bfloat16, and so are
+// exponentials while they are kept, which halves what goes to memory and back; all else, their sums too, stays float.
+// Weights are formed, rounded and laid out for both products in one pass. Both operands are packed once, in the two
+// layouts each that the products read them in; gradients are summed as tiles, that of the columns transposed, so that
+// the weights need no transposition: dright^T = left^T tile.
 class AmxProducts {
  public:
+  using Kept = bf16;
+  using Tile = PairTile<float, Kept>;
+  static constexpr bool kInPlace = false;
   static constexpr bool kAnySign = false;  // kept to the plain case
 
   AmxProducts(const CpuRuntime& runtime, const float* left, const double* left_inverse, int64_t n, const float* right,
@@ -34,26 +40,31 @@ class AmxProducts {
         right_rows_(dleft != nullptr ? aligned(m) * dims_ : 0),
         by_rows_(dleft != nullptr ? aligned(n) * dims_ : 0),
         by_columns_(dright != nullptr ? aligned(m) * dims_ : 0) {
-    const int64_t across = dims_ / kTileDepth, units = max_of(aligned(n), aligned(m)) / kAlign;
-    const int64_t tasks = min_of(runtime.threads, units);
+    const int64_t across = dims_ / kTileDepth, side = dims_ / kTileSide;
+    const int64_t units = max_of(aligned(n), aligned(m)) / kAlign, tasks = min_of(runtime.threads, units);
     parallel(runtime, tasks, [&](int64_t task) {
+      Buffer<bf16> tiles(kAlign * dims_);  // of some points, to be transposed
       for (int64_t unit = units * task / tasks; unit < units * (task + 1) / tasks; ++unit) {
-        const int64_t at = unit * kAlign, tile = at / kTileSide, block = at * dims_;
+        const int64_t at = unit * kAlign, block = at * dims_;
         if (at < n) {
           const float* from = left + at * d;
           pack_left(from, d, n - at, d, left_lengths_.from(at), nullptr, 2, across, left_rows_.get() + block);
-          if (dright != nullptr)
-            pack_left_transposed(left, d, n, d, left_lengths_.from(0), unit, dims_ / kTileSide, aligned(n) / kTileDepth,
-                                 left_columns_.get());
+          if (dright != nullptr) {
+            pack_right(from, d, n - at, d, left_lengths_.from(at), 1, side, tiles.get());
+            for (int64_t c = 0; c < side; ++c)
+              transpose_pairs(tiles.get() + c * kTileElements,
+                              left_columns_.get() + (c * (aligned(n) / kTileDepth) + unit) * kTileElements);
+          }
           if (dleft != nullptr)
             for (int64_t k = 0; k < kAlign * dims_; ++k) by_rows_[block + k] = 0;
         }
         if (at < m) {
-          for (int64_t half = 0; half < 2; ++half)
-            pack_right_transposed(right, d, m, d, right_lengths_.from(0), tile + half, across, right_pairs_.get());
+          const float* from = right + at * d;
+          pack_left(from, d, m - at, d, right_lengths_.from(at), nullptr, 2, across, tiles.get());
+          for (int64_t t = 0; t < 2 * across; ++t)
+            transpose_pairs(tiles.get() + t * kTileElements, right_pairs_.get() + block + t * kTileElements);
           if (dleft != nullptr)
-            pack_right(right + at * d, d, m - at, d, right_lengths_.from(at), 1, dims_ / kTileSide,
-                       right_rows_.get() + block);
+            pack_right(from, d, m - at, d, right_lengths_.from(at), 1, side, right_rows_.get() + block);
           if (dright != nullptr)
             for (int64_t k = 0; k < kAlign * dims_; ++k) by_columns_[block + k] = 0;
         }
@@ -61,34 +72,54 @@ class AmxProducts {
     });
   }
 
-  static int64_t scratch(int64_t tile_rows, int64_t tile_cols) { return tile_rows * tile_cols / 2; }
+  // Two layouts of the weights.
+  static int64_t scratch(int64_t tile_rows, int64_t tile_cols) { return tile_rows * tile_cols; }
 
-  void scores(Range rows, Range cols, float* tile, int64_t ld) const {
+  void scores(Range rows, Range cols, const Tile& tile) const {
     const TileUnit unit;
     const int64_t depth = dims_ / kTileDepth;
     for (int64_t j = cols.begin; j < cols.end; j += kAlign)
       for (int64_t i = rows.begin; i < rows.end; i += kAlign) {
-        float* corner = tile + (i - rows.begin) * ld + (j - cols.begin);
-        float* const sums[2][2] = {{corner, corner + kTileSide},
-                                   {corner + kTileSide * ld, corner + kTileSide * ld + kTileSide}};
+        float* corner = tile.data + (i - rows.begin) * tile.ld + (j - cols.begin);
+        float* const below = corner + kTileSide * tile.ld;
+        float* const sums[2][2] = {{corner, corner + kTileSide}, {below, below + kTileSide}};
         multiply_2x2(unit, depth, left_rows_.get() + i * dims_, depth, right_pairs_.get() + j * dims_, 1, depth, sums,
-                     ld * static_cast<int64_t>(sizeof(float)), false);
+                     tile.ld * static_cast<int64_t>(sizeof(float)), false);
       }
-    if (left_lengths_.none()) return;
-    const float* __restrict by_column = right_lengths_.inverse(cols.begin);
-    for (int64_t i = 0; i < rows.size(); ++i) {
-      const float by_row = *left_lengths_.inverse(rows.begin + i);
-      float* __restrict row = tile + i * ld;
-#pragma omp simd
-      for (int64_t j = 0; j < cols.size(); ++j) row[j] *= by_row * by_column[j];
-    }
   }
 
-  void by_rows(Range rows, Range cols, const float* tile, int64_t ld, float* scratch, bool) {
-    bf16* weights = reinterpret_cast<bf16*>(scratch);
+  template <bool kColumns>
+  void exponentials(Range rows, Range cols, const Tile& tile, double* row_sums, double* col_sums,
+                    float* columns) const {
+    const auto keep = [&](int64_t first, int64_t count) {
+      if (tile.kept == nullptr) return;
+      for (int64_t i = first; i < first + count; ++i)
+        round_row(tile.data + i * tile.ld, cols.size(), tile.kept + i * tile.ld);
+    };
+    scaled([&](const auto& scaling) {
+      exponentials_of_tile<kColumns>(tile.data, tile.ld, rows, cols, scaling, row_sums, col_sums, columns, keep);
+    });
+  }
+
+  template <bool kColumns>
+  void weigh(Range rows, Range cols, const Tile& tile, const float* u, const float* v, float* spare, bool by_rows,
+             bool by_columns) const {
+    const PairFactors of_weights{u + rows.begin, kColumns ? v + cols.begin : nullptr};
+    bf16* const left = by_rows ? reinterpret_cast<bf16*>(spare) : nullptr;
+    bf16* const right = by_columns ? packed_for_columns(rows, cols, spare) : nullptr;
+    const float* const left_factor = right_lengths_.inverse(cols.begin);
+    const float* const right_factor = left_lengths_.inverse(rows.begin);
+    if (tile.kept != nullptr) {
+      pack_weights(tile.kept, tile.ld, rows.size(), cols.size(), of_weights, left_factor, right_factor, left, right);
+      return;
+    }
+    scaled([&](const auto& scaling) { exponentials_alone(rows, cols, tile, scaling); });
+    pack_weights(tile.data, tile.ld, rows.size(), cols.size(), of_weights, left_factor, right_factor, left, right);
+  }
+
+  void by_rows(Range rows, Range cols, const Tile&, float* spare, bool) {
+    const bf16* weights = reinterpret_cast<const bf16*>(spare);
     const int64_t deep = aligned(cols.size()) / kTileDepth, side = dims_ / kTileSide;
-    pack_left(tile, ld, rows.size(), cols.size(), nullptr, right_lengths_.inverse(cols.begin),
-              aligned(rows.size()) / kTileSide, deep, weights);
     const TileUnit unit;
     for (int64_t k = 0; k < deep; k += kDepthAtOnce)
       for (int64_t c = 0; c < side; c += 2)
@@ -102,11 +133,10 @@ class AmxProducts {
         }
   }
 
-  void by_columns(Range rows, Range cols, const float* tile, int64_t ld, float* scratch, bool) {
-    bf16* weights = reinterpret_cast<bf16*>(scratch);
+  void by_columns(Range rows, Range cols, const Tile&, float* spare, bool) {
+    const bf16* weights = packed_for_columns(rows, cols, spare);
     const int64_t deep = aligned(rows.size()) / kTileDepth, wide = aligned(cols.size()) / kTileSide;
     const int64_t points = aligned(m_) / kTileSide, depth_of_left = aligned(n_) / kTileDepth;
-    pack_right(tile, ld, rows.size(), cols.size(), left_lengths_.inverse(rows.begin), deep, wide, weights);
     const TileUnit unit;
     for (int64_t j = 0; j < wide; j += 2)
       for (int64_t c = 0; c < dims_ / kTileSide; c += 2) {
@@ -122,17 +152,23 @@ class AmxProducts {
     const int64_t units = max_of(aligned(n_), aligned(m_)) / kAlign, tasks = min_of(runtime_.threads, units);
     parallel(runtime_, tasks, [&](int64_t task) {
       for (int64_t i = units * task / tasks * kAlign; i < units * (task + 1) / tasks * kAlign; ++i) {
-        const int64_t tile = i / kTileSide, inner = i % kTileSide;
-        if (dleft_ != nullptr && i < n_)
-          for (int64_t k = 0; k < d_; ++k)
-            dleft_[i * d_ + k] = scale_ * sum_tile(by_rows_.get(), tile, k / kTileSide,
-                                                   dims_ / kTileSide)[inner * kTileSide + k % kTileSide];
-        if (dright_ != nullptr && i < m_)
-          for (int64_t k = 0; k < d_; ++k) {
-            const float sum = scale_ * sum_tile(by_columns_.get(), k / kTileSide, tile,
-                                                aligned(m_) / kTileSide)[k % kTileSide * kTileSide + inner];
-            dright_[i * d_ + k] = dright_ == dleft_ ? dright_[i * d_ + k] + sum : sum;
+        const int64_t tile = i / kTileSide, inner = i % kTileSide, side = dims_ / kTileSide;
+        for (int64_t c = 0; dleft_ != nullptr && i < n_ && c < ceil_div(d_, kTileSide); ++c) {
+          const float* __restrict sums = sum_tile(by_rows_.get(), tile, c, side) + inner * kTileSide;
+          float* __restrict out = dleft_ + i * d_ + c * kTileSide;
+#pragma omp simd
+          for (int64_t k = 0; k < min_of(kTileSide, d_ - c * kTileSide); ++k) out[k] = scale_ * sums[k];
+        }
+        for (int64_t c = 0; dright_ != nullptr && i < m_ && c < ceil_div(d_, kTileSide); ++c) {
+          const float* __restrict sums = sum_tile(by_columns_.get(), c, tile, aligned(m_) / kTileSide) + inner;
+          float* __restrict out = dright_ + i * d_ + c * kTileSide;
+          const bool add = dright_ == dleft_;
+#pragma omp simd
+          for (int64_t k = 0; k < min_of(kTileSide, d_ - c * kTileSide); ++k) {
+            const float sum = scale_ * sums[k * kTileSide];
+            out[k] = add ? out[k] + sum : sum;
           }
+        }
       }
     });
   }
@@ -159,6 +195,31 @@ class AmxProducts {
     int64_t size_;
     Buffer<float> length_, inverse_;
   };
+
+  // Calls body with what the products of tiles are multiplied by to be scores.
+  template <class F>
+  void scaled(const F& body) const {
+    if (left_lengths_.none())
+      body(Scaling<false, float>{scale_, nullptr, nullptr});
+    else
+      body(Scaling<true, float>{scale_, left_lengths_.inverse(0), right_lengths_.inverse(0)});
+  }
+
+  template <bool kFactors>
+  static void exponentials_alone(Range rows, Range cols, const Tile& tile, const Scaling<kFactors, float>& scaling) {
+    const float* factor = kFactors ? scaling.by_column + cols.begin : nullptr;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const float scale = scaling.of_row(rows.begin + i);
+      float sum;
+      MI_SIMD_LEVEL::exponentials<1, false, kFactors>(tile.data + i * tile.ld, tile.ld, cols.size(), &scale, factor,
+                                                      static_cast<float*>(nullptr), &sum);
+    }
+  }
+
+  // The weights as right tiles lie behind those as left tiles.
+  static bf16* packed_for_columns(Range rows, Range cols, float* spare) {
+    return reinterpret_cast<bf16*>(spare) + aligned(rows.size()) * aligned(cols.size());
+  }
 
   static constexpr int64_t kSumElements = kTileSide * kTileSide;
   static constexpr int64_t kDepthAtOnce = 16;  // tiles: two panels of right tiles, 32 KiB, stay in L1

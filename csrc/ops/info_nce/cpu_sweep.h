@@ -5,7 +5,6 @@
 #include "ops/info_nce/cpu_products.h"
 #include "ops/info_nce/kernel.h"
 #include "ops/pairwise_lse/cpu_backward.h"
-#include "ops/pairwise_lse/cpu_exponentials.h"
 #include "ops/pairwise_lse/cpu_forward.h"
 
 namespace mi {
@@ -33,6 +32,9 @@ class Loan {
 
 template <class T, class Products>
 class Sweep {
+  using Kept = typename Products::Kept;
+  using Tile = typename Products::Tile;
+
  public:
   Sweep(const InfoNce& args, const CpuRuntime& runtime)
       : args_(args),
@@ -129,13 +131,13 @@ class Sweep {
     loss_ = 0;
 
     held_cols_ = aligned(m);
-    const int64_t row_bytes = held_cols_ * static_cast<int64_t>(sizeof(T));
+    const int64_t row_bytes = held_cols_ * static_cast<int64_t>(sizeof(Kept));
     const int64_t all = held_cols_ * row_bytes,
                   limit = args_.both ? 2 * kHeldBytes : kHeldBytes;  // a triangle uses half
     const int64_t held = !gradients_ ? 0 : all <= limit ? held_cols_ : kHeldBytes / row_bytes / kAlign * kAlign;
     const bool strips = gradients_ && !two_sided_ && held < n_ && held >= runtime_.threads * kMinChunk;
     const Loan loan(runtime_, held * row_bytes);
-    held_ = static_cast<T*>(loan.get());
+    held_ = static_cast<Kept*>(loan.get());
     held_rows_ = held_ == nullptr ? 0 : held;
 
     T* dx = want_x_ ? dx_ : nullptr;
@@ -167,11 +169,11 @@ class Sweep {
       const Scratch<T> memory(scratch);
       const Range rows = placed(inner);
       const Tile tile = place(inner, cols, memory.get());
-      products.scores(rows, cols, tile.data, tile.ld);
+      products.scores(rows, cols, tile);
       exclude(rows, cols, tile);
       T* columns = memory.get() + tile_size;
-      two_sided_ ? exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns)
-                 : exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, row_sums, col_sums, columns);
+      two_sided_ ? products.template exponentials<true>(rows, cols, tile, row_sums, col_sums, columns)
+                 : products.template exponentials<false>(rows, cols, tile, row_sums, col_sums, columns);
     });
     if (!close(strip, row_sums, two_sided_ ? col_sums : nullptr)) return false;
     if (!gradients_) return true;
@@ -180,9 +182,9 @@ class Sweep {
       const Range rows = placed(inner);
       const Tile tile = place(inner, cols, memory.get());
       T* spare = memory.get() + columns_at;
-      weigh(products, rows, cols, tile);
-      if (want_x_) products.by_rows(rows, cols, tile.data, tile.ld, spare, first_cols);
-      if (want_y_) products.by_columns(rows, cols, tile.data, tile.ld, spare, first_rows && first_strip);
+      weigh(products, rows, cols, tile, spare, want_x_, want_y_);
+      if (want_x_) products.by_rows(rows, cols, tile, spare, first_cols);
+      if (want_y_) products.by_columns(rows, cols, tile, spare, first_rows && first_strip);
     });
     return true;
   }
@@ -202,10 +204,10 @@ class Sweep {
       const Scratch<T> memory(scratch);
       T* columns = memory.get() + tile_size;
       const Tile tile = place(rows, cols, memory.get());
-      products.scores(rows, cols, tile.data, tile.ld);
+      products.scores(rows, cols, tile);
       exclude(rows, cols, tile);
-      diagonal ? exponentials_of_tile<false>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns)
-               : exponentials_of_tile<true>(tile.data, tile.ld, rows, cols, scale_, sums.get(), sums.get(), columns);
+      diagonal ? products.template exponentials<false>(rows, cols, tile, sums.get(), sums.get(), columns)
+               : products.template exponentials<true>(rows, cols, tile, sums.get(), sums.get(), columns);
     });
     if (!close(Range{0, n_}, sums.get(), sums.get() + n_)) return false;
     if (!gradients_) return true;
@@ -213,18 +215,12 @@ class Sweep {
       const Scratch<T> memory(scratch);
       const Tile tile = place(rows, cols, memory.get());
       T* spare = memory.get() + columns_at;
-      weigh(products, rows, cols, tile);
-      products.by_rows(rows, cols, tile.data, tile.ld, spare, false);
-      if (!diagonal) products.by_columns(rows, cols, tile.data, tile.ld, spare, false);
+      weigh(products, rows, cols, tile, spare, true, !diagonal);
+      products.by_rows(rows, cols, tile, spare, false);
+      if (!diagonal) products.by_columns(rows, cols, tile, spare, false);
     });
     return true;
   }
-
-  struct Tile {
-    T* data;
-    int64_t ld;
-    bool held;
-  };
 
   // What of a walk over the rows of `chunks` chunks is held: everything, or as many rows of each chunk as there is
   // memory for, so that every thread is spared the same work.
@@ -245,7 +241,10 @@ class Sweep {
       row = index * held_of_chunk_ + from_chunk;
     }
     const bool held = from_chunk + rows.size() <= held_of_chunk_;
-    return {held ? held_ + row * held_cols_ + cols.begin * aligned(rows.size()) : scratch, aligned(cols.size()), held};
+    Kept* const kept = held ? held_ + row * held_cols_ + cols.begin * aligned(rows.size()) : nullptr;
+    if constexpr (Products::kInPlace)
+      if (held) return {kept, aligned(cols.size()), kept};
+    return {scratch, aligned(cols.size()), kept};
   }
 
   // A logit of -inf for what is no negative: the anchor itself, its positive, and points of its group.
@@ -273,18 +272,16 @@ class Sweep {
     for (int64_t j = 0; j < width; ++j) row[j] = groups[j] == group ? nothing : row[j];
   }
 
-  void weigh(const Products& products, Range rows, Range cols, const Tile& tile) const {
+  void weigh(const Products& products, Range rows, Range cols, const Tile& tile, T* spare, bool by_rows,
+             bool by_columns) const {
     const T* u = factors_.get();
     const T* v = args_.both ? u : u + n_;
-    if (tile.held) {
-      two_sided_ ? weights_of_tile<true, true>(tile.data, tile.ld, rows, cols, scale_, u, v)
-                 : weights_of_tile<false, true>(tile.data, tile.ld, rows, cols, scale_, u, v);
-      return;
+    if (tile.kept == nullptr) {
+      products.scores(rows, cols, tile);
+      exclude(rows, cols, tile);
     }
-    products.scores(rows, cols, tile.data, tile.ld);
-    exclude(rows, cols, tile);
-    two_sided_ ? weights_of_tile<true, false>(tile.data, tile.ld, rows, cols, scale_, u, v)
-               : weights_of_tile<false, false>(tile.data, tile.ld, rows, cols, scale_, u, v);
+    two_sided_ ? products.template weigh<true>(rows, cols, tile, u, v, spare, by_rows, by_columns)
+               : products.template weigh<false>(rows, cols, tile, u, v, spare, by_rows, by_columns);
   }
 
   // Losses of a range of pairs by the sums of one side or of both, and the factors of the weights. False: a sum is out
@@ -434,7 +431,7 @@ class Sweep {
   const T* py_ = nullptr;
   T* dx_;
   T* dy_;
-  T* held_ = nullptr;
+  Kept* held_ = nullptr;
   int64_t held_rows_ = 0, held_cols_ = 0, held_of_chunk_ = 0, walked_rows_ = 0, walked_chunks_ = 1;
   double bound_ = 0, loss_ = 0, dscale_ = 0;
 };
