@@ -15,6 +15,7 @@ import torch
 
 from mi_estimators.image_sets import load
 from mi_estimators.image_sets.files import parse_idx
+from mi_estimators.ssl.config import TrainConfig
 from mi_estimators.ssl.data import Batches, derived_seed, seed_generators
 
 pytest.importorskip("sklearn")
@@ -275,3 +276,10 @@ def test_seeding_draws_as_torchs_own():
     expected = torch.rand(5)
     seed_generators(123, torch.device("cpu"))
     assert torch.equal(torch.rand(5), expected)
+
+
+@pytest.mark.parametrize(("given", "key"), [("cifar10", "cifar-10"), ("FashionMNIST", "fashion-mnist")])
+def test_names_without_their_hyphen(given, key, tmp_path):
+    assert TrainConfig("simclr", out="x", data=given, data_dir=str(tmp_path)).resolved().data == key
+    with pytest.raises(FileNotFoundError, match=f"{key} needs"):
+        load(given, tmp_path)

@@ -37,9 +37,15 @@ def load(name: str, data_dir: str | Path | None = None) -> ImageSet:
         FileNotFoundError: a file is not in ``data_dir``.
         ImportError: a package that reads the files is missing.
     """
+    name = key_of(name)
     if name not in DATASETS:
         raise ValueError(f"data: {_checks.unknown(name, DATASETS)}")
     return DATASETS[name](name, None if data_dir is None else Path(data_dir))
+
+
+def key_of(name: str) -> str:
+    """The key of :data:`DATASETS` that a name is but for hyphens and capitals (``cifar10``), or the name itself."""
+    return {key.replace("-", ""): key for key in DATASETS}.get(name.replace("-", "").lower(), name)
 
 
 def _digits(name: str, data_dir: Path | None) -> ImageSet:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from mi_estimators import _checks
-from mi_estimators.image_sets import DATASETS
+from mi_estimators.image_sets import DATASETS, key_of
 from mi_estimators.ssl.augment import VIEWS
 from mi_estimators.ssl.encoders import ENCODERS, encoder_builder
 from mi_estimators.ssl.method import Method, Preset, check_not_negative
@@ -31,7 +31,7 @@ class TrainConfig:
     Attributes:
         method: a key of :data:`METHODS`.
         out: the run's folder.
-        data: a key of :data:`mi_estimators.image_sets.DATASETS`.
+        data: a key of :data:`mi_estimators.image_sets.DATASETS`, with or without its hyphen.
         data_dir: folder of the data files, where the set needs one.
         view: a key of :data:`mi_estimators.ssl.augment.VIEWS`: how an image becomes a pair.
         encoder: a name of :func:`mi_estimators.ssl.encoders.encoder_builder`.
@@ -91,8 +91,9 @@ class TrainConfig:
         """
         if self.method not in METHODS:
             raise ValueError(f"method: {_checks.unknown(self.method, METHODS)}")
+        data = key_of(self.data)
         for name, table in _TABLES.items():
-            value = getattr(self, name)
+            value = data if name == "data" else getattr(self, name)
             if value not in table and not (name == "view" and value is None):
                 raise ValueError(f"{name}: {_checks.unknown(value, table)}")
         encoder_builder(self.encoder)  # says what is wrong with the name
@@ -102,7 +103,7 @@ class TrainConfig:
         for name in self.options:
             if name not in accepted:
                 raise ValueError(f"{name}: no setting of {self.method}; {_checks.unknown(name, accepted)}")
-        preset = preset_of(METHODS[self.method], self.data)
+        preset = preset_of(METHODS[self.method], data)
         chosen = {
             name: getattr(preset, name) if getattr(self, name) is None else getattr(self, name)
             for name in PRESET_FIELDS
@@ -110,7 +111,7 @@ class TrainConfig:
         if self.optimizer in NEEDS_LR and self.lr is None:
             raise ValueError(f"lr: want a learning rate for {self.optimizer}; the method's preset is Adam's")
         options = {name: parameter.default for name, parameter in accepted.items()} | dict(self.options)
-        config = dataclasses.replace(self, **chosen, options=options)
+        config = dataclasses.replace(self, data=data, **chosen, options=options)
         config._check_numbers()
         return config
 
@@ -159,7 +160,7 @@ CHANGEABLE = (
 
 def preset_of(method: type[Method], data: str) -> Preset:
     """A method's defaults for an image set."""
-    return method.presets.get(data, method.presets["mnist"])
+    return method.presets.get(key_of(data), method.presets["mnist"])
 
 
 def method_options(method: type[Method]) -> dict[str, inspect.Parameter]:
