@@ -199,7 +199,11 @@ def unit_rows(name: str, value: Tensor) -> None:
     if not concrete(value):
         return
     with torch.no_grad():
-        error = (value.float().norm(dim=1) - 1).abs().max().item()
+        lengths = value.float().norm(dim=1)
+        error = (lengths - 1).abs().max().item()
+        zeros = int((lengths == 0).sum()) if error >= 1 else 0
+    if zeros:
+        raise ValueError(f"{name}: want rows of length 1, got {zeros} of zeros, which have no direction")
     if not error <= 8 * torch.finfo(value.dtype).eps + 1e-4:
         raise ValueError(f"{name}: want rows of length 1, got lengths that differ from it by up to {error:.3g}")
 

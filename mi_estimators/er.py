@@ -22,10 +22,10 @@ from torch import Tensor
 from mi_estimators import _checks
 from mi_estimators.contrastive import check_views
 from mi_estimators.contrastive.checks import check_bank, check_pairs
-from mi_estimators.entropy.bandwidth import RULES
+from mi_estimators.entropy.bandwidth import RULES, BandwidthState
 from mi_estimators.entropy.bandwidth.pairs import no_narrower_than_pairs
 from mi_estimators.entropy.discrete import check_probabilities
-from mi_estimators.entropy.kde import REDUCTIONS, kde_log_density, resolve_bandwidth
+from mi_estimators.entropy.kde import NORMALIZERS, REDUCTIONS, check_state, kde_log_density, resolve_bandwidth
 from mi_estimators.entropy.kernels import KERNELS
 from mi_estimators.entropy.vmf import log_vmf_normalizer, vmf_concentration
 from mi_estimators.ops.pairwise_lse import accumulated, without_autocast
@@ -141,11 +141,11 @@ def er_bound(
             ``BandwidthState`` (see :func:`~mi_estimators.entropy.kde_log_density`). The concentration :math:`\kappa`
             on the sphere. Rules and functions see all points that the entropy is estimated from.
         reconstruction_bandwidth: :math:`\kappa` or :math:`\sigma` of q. ``None`` takes ``bandwidth`` where that is a
-            number or a tensor with one element, of q's own kernel (as the paper does), else the maximum-likelihood
-            value, which makes the bound tightest. ``"shared"`` gives q the number that ``bandwidth`` is or
-            chooses (of two entropies, the geometric mean). A chosen one is widened, for both terms, until the pairs
-            are as close as what the kernel takes for neighbours, where the bound is largest: narrower ones would raise
-            the bound by drawing all points together.
+            number or a tensor (no matrix) with one element, of q's own kernel (as the paper does), else the
+            maximum-likelihood value, which makes the bound tightest. ``"shared"`` gives q the number that
+            ``bandwidth`` is or chooses (of two entropies, the geometric mean). A chosen one is widened, for both
+            terms, until the pairs are as close as what the kernel takes for neighbours, where the bound is largest:
+            narrower ones would raise the bound by drawing all points together.
         entropy_of: ``"second"``, ``"first"`` or ``"both"`` (the mean).
         prediction: the mean of q, a function of z1 such as a predictor's output; ``None`` for z1 itself.
         stop_gradient: whether z2 gets no gradient from the reconstruction. From the entropy it does.
@@ -176,6 +176,7 @@ def er_bound(
         reconstruction_bandwidth=reconstruction_bandwidth,
         entropy_of=entropy_of,
         reduction=reduction,
+        normalizer=normalizer,
         logits=logits,
     )
     check_views("z1", z1, "z2", z2, minimum=2 if rows is HERE else 1)
@@ -199,6 +200,8 @@ def er_bound(
             points, past = (
                 {name: F.normalize(z, dim=1) for name, z in views_of.items()} for views_of in (points, past)
             )
+            for name, z in points.items():  # a row of zeros is one still
+                _checks.unit_rows(name, z)
         target = points["z2"].detach() if stop_gradient else points["z2"]
         mean_of_q = points.get("prediction", points["z1"])
         entropies_of = [(points[name], past.get(name)) for name in wanted]
@@ -222,12 +225,16 @@ def check_settings(
     reconstruction_bandwidth: QBandwidth,
     entropy_of: str,
     reduction: str,
+    normalizer: str,
     logits: bool,
 ) -> str | None:
     """Check what does not depend on a batch; returns the name of the entropy's kernel, None for the discrete one."""
     _checks.choice("support", support, SUPPORTS)
     _checks.choice("entropy_of", entropy_of, ENTROPIES)
     _checks.choice("reduction", reduction, [name for name in REDUCTIONS if name != "split"])
+    _checks.choice("normalizer", normalizer, NORMALIZERS)
+    if normalizer == "apple" and support != "sphere":
+        raise ValueError(f"normalizer: 'apple' belongs to support 'sphere', got support {support!r}")
     if logits and support != "discrete":
         raise ValueError(f"logits: want support 'discrete' with logits, got {support!r}")
     if support == "discrete":
@@ -238,6 +245,8 @@ def check_settings(
     _checks.choice("kernel", kernel, ["vmf"] if support == "sphere" else [name for name in KERNELS if name != "vmf"])
     if isinstance(bandwidth, str):
         _checks.choice("bandwidth", bandwidth, RULES.get(kernel, ()))
+    elif isinstance(bandwidth, BandwidthState):
+        check_state(bandwidth, kernel)
     elif isinstance(bandwidth, Tensor) and bandwidth.numel() > 1:
         _checks.finite("bandwidth", bandwidth)
     elif isinstance(bandwidth, Tensor) or not callable(bandwidth):
@@ -434,7 +443,7 @@ def _one_number(bandwidth: float | Tensor) -> float | Tensor:
 
 def _is_one_number(bandwidth: Bandwidth) -> bool:
     if isinstance(bandwidth, Tensor):
-        return bandwidth.numel() == 1
+        return bandwidth.numel() == 1 and bandwidth.ndim < 2  # a matrix is a covariance: a square
     return isinstance(bandwidth, (int, float))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 import mi_estimators as mi
 from mi_estimators.entropy import RULES, log_vmf_normalizer, select_bandwidth
 from mi_estimators.entropy.bandwidth import anisotropic, likelihood
+from mi_estimators.entropy.bandwidth.plug_in import _quantiles
 
 DOUBLE = torch.float64
 
@@ -592,3 +593,54 @@ def test_a_column_of_few_values_is_named():
         got = select_bandwidth(x, "loo_diagonal")
     assert got[0] > 0.05
     assert got[1] > 0
+
+
+@pytest.mark.parametrize("rule", ["loo", "loo_diagonal", "loo_full"])
+def test_duplicates_are_reported_where_distances_come_from_products(rule):
+    x = torch.randn(80, 16).repeat(2, 1)
+    with pytest.warns(RuntimeWarning, match=f"'{rule}'.*duplicate points"):
+        select_bandwidth(x, rule)
+    close = torch.randn(80, 16)
+    close = torch.cat([close, close + 0.01 * torch.randn_like(close)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select_bandwidth(close, rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "start", "error"),
+    [
+        ("loo", -1.0, ValueError),
+        ("loo", "wide", TypeError),
+        ("loo", torch.ones(3), ValueError),
+        ("loo_diagonal", -torch.ones(3), ValueError),
+        ("loo_diagonal", torch.ones(2), ValueError),
+        ("loo_diagonal", 0.3, ValueError),
+        ("loo_full", -torch.eye(3), ValueError),
+        ("loo_full", torch.ones(3, 3).triu(), ValueError),
+        ("loo_full", torch.ones(3), ValueError),
+    ],
+)
+def test_starts_that_are_no_bandwidths_are_named(rule, start, error):
+    with pytest.raises(error, match="start: want"):
+        select_bandwidth(mixture(40, 3), rule, start=start)
+
+
+def test_one_point_with_all_of_the_weight_is_named():
+    weights = torch.ones(40)
+    weights[0] = 1e30
+    with pytest.raises(ValueError, match="weights: want at least two points that count"):
+        select_bandwidth(mixture(40, 3), weights=weights)
+
+
+def test_weighted_quantiles_are_those_of_repeated_values():
+    values, counts = np.array([3.0, -1.0, 0.5, 7.0, 2.0]), np.array([2, 5, 1, 3, 4])
+    levels = (0.1, 0.25, 0.5, 0.75, 0.95)
+    got = _quantiles(values, counts / counts.sum(), levels)
+    np.testing.assert_array_equal(got, np.quantile(np.repeat(values, counts), levels, method="inverted_cdf"))
+
+
+def test_sj_of_an_outlier_beyond_its_grid_says_so():
+    x = torch.cat([torch.randn(40, 1), torch.full((1, 1), 1e7)])
+    with pytest.warns(RuntimeWarning, match="'sj': no solution for column 0"):
+        assert select_bandwidth(x, "sj") == pytest.approx(select_bandwidth(x, "normal_reference"), rel=1e-6)

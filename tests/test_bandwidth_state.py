@@ -201,3 +201,19 @@ def test_processes_hold_one_bandwidth(tmp_path):
     assert len({h.item() for h in first}) == 3
     assert "want points on every rank" in found["refused"][0]
     assert "constant columns 0, 1" in found["refused"][1]
+
+
+def test_a_state_for_another_kernel_is_refused():
+    z = F.normalize(torch.randn(9, 3), dim=1)
+    for call in (
+        lambda: mi.kde_entropy(z, kernel="vmf", bandwidth=BandwidthState()),
+        lambda: mi.er_bound(z, z, bandwidth=BandwidthState()),
+        lambda: mi.losses.EntropyReconstruction(bandwidth=BandwidthState()),
+        lambda: mi.entropy.EntropyProfile("vmf", BandwidthState()),
+        lambda: mi.entropy.KDE("vmf", BandwidthState()).fit(z),
+        lambda: mi.entropy.estimate_kde_entropy(z, kernel="vmf", bandwidth=BandwidthState()),
+    ):
+        with pytest.raises(ValueError, match="bandwidth: want a BandwidthState for kernel 'vmf', got one for 'gauss"):
+            call()
+    kde = mi.entropy.KDE("exponential", BandwidthState("loo", "laplace")).fit(z)
+    assert math.isfinite(kde.entropy().item())

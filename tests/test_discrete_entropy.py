@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -177,3 +178,12 @@ def test_rows_that_are_no_probabilities_are_refused():
         categorical_entropy(torch.ones(3, 4))
     with pytest.raises(ValueError, match="probabilities: want rows of probabilities"):
         categorical_entropy(torch.tensor([[1.5, -0.5]]))
+
+
+def test_counts_are_any_iterable_and_no_samples_are_named():
+    counts = Counter("the cat sat on the mat")
+    want = discrete_entropy(counts=list(counts.values()))
+    assert discrete_entropy(counts=counts.values()) == want
+    assert discrete_entropy(counts=(n for n in counts.values())) == want
+    with pytest.raises(ValueError, match=r"samples: want .* at least one sample"):
+        discrete_entropy([])

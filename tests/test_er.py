@@ -508,3 +508,38 @@ def test_a_teacher_gets_no_gradient_and_the_student_spreads():
 def test_bad_input_is_named(call, error, text):
     with pytest.raises(error, match=text):
         call(torch.randn(6, 3))
+
+
+def test_a_covariance_of_one_dimension_is_no_width_of_q():
+    z1 = torch.randn(20, 1)
+    z2 = z1 + 0.3 * torch.randn(20, 1)
+    squared = torch.tensor([[0.25]])
+    bound = mi.er_bound(z1, z2, support="euclidean", bandwidth=squared)
+    torch.testing.assert_close(bound.q_bandwidth.float(), (z1 - z2).square().mean().sqrt())
+    torch.testing.assert_close(bound.entropy, mi.kde_entropy(z2, bandwidth=0.5))
+    with pytest.raises(ValueError, match="reconstruction_bandwidth: want a bandwidth of one number to share"):
+        mi.er_bound(z1, z2, support="euclidean", bandwidth=squared, reconstruction_bandwidth="shared")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"entropy_weight": "1"}, TypeError, "entropy_weight: want a number"),
+        ({"reconstruction_weight": None}, TypeError, "reconstruction_weight: want a number"),
+        ({"normalizer": "exakt"}, ValueError, "normalizer: want one of"),
+        ({"normalizer": "apple", "support": "euclidean"}, ValueError, "normalizer: 'apple' belongs to"),
+        ({"normalizer": "apple", "support": "discrete"}, ValueError, "normalizer: 'apple' belongs to"),
+    ],
+)
+def test_settings_are_refused_before_a_batch(settings, error, text):
+    with pytest.raises(error, match=text):
+        EntropyReconstruction(**settings)
+
+
+def test_rows_of_zeros_are_named():
+    z = torch.randn(6, 3)
+    dead = z.clone()
+    dead[2] = 0
+    for views, name in (((dead, z), "z1"), ((z, dead), "z2")):
+        with pytest.raises(ValueError, match=f"{name}: .* got 1 of zeros, which have no direction"):
+            mi.er_bound(*views)

@@ -95,3 +95,11 @@ def test_known_entropies(rule):
 def test_bad_input_is_named(arguments, error, text):
     with pytest.raises(error, match=text):
         histogram_entropy(**({"x": torch.randn(9)} | arguments))
+
+
+def test_numpys_integers_are_bins():
+    x = torch.randn(50, 2)
+    for bins in (np.int64(6), np.array([6, 6]), [np.int32(6), 6]):
+        assert histogram_entropy(x, bins=bins) == histogram_entropy(x, bins=6)
+    with pytest.raises(ValueError, match="bins: want a rule"):
+        histogram_entropy(x, bins=None)

@@ -351,7 +351,8 @@ SINGULAR = torch.tensor([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
         ({"bandwidth": [1.0]}, TypeError, "bandwidth: want a number, a tensor"),
         ({"bandwidth": lambda points: -1.0}, ValueError, "bandwidth: want a finite value > 0"),
         ({"bandwidth": lambda points: "loo"}, TypeError, "bandwidth: want a number"),
-        ({"bandwidth": 1e-25}, ValueError, "inverse square"),
+        ({"bandwidth": 1e-25}, ValueError, "inverse square .* a smaller one"),
+        ({"bandwidth": 1e25}, ValueError, "inverse square .* a larger one"),
         ({"bandwidth": True}, TypeError, "bandwidth: want a number"),
         ({"weights": torch.ones(4)}, ValueError, r"weights: want one per support point \(5\)"),
         ({"weights": torch.ones(5, 1)}, ValueError, "weights: want 1 dimensions"),
@@ -444,3 +445,13 @@ def test_constant_columns_are_named(rule):
     x = torch.cat([torch.randn(60, 1), torch.ones(60, 1), torch.randn(60, 1)], dim=1)
     with pytest.raises(ValueError, match="constant column 1"):
         mi.kde_entropy(x, bandwidth=rule)
+
+
+@pytest.mark.parametrize("factor", [1e300, 1e-300])
+@pytest.mark.parametrize("bandwidth", [0.7, "loo"])
+def test_weights_count_up_to_a_factor_of_any_size(factor, bandwidth):
+    x, w = torch.randn(30, 2), torch.rand(30, dtype=DOUBLE)
+    got = mi.kde_entropy(x, weights=w * factor, bandwidth=bandwidth)
+    torch.testing.assert_close(got, mi.kde_entropy(x, weights=w, bandwidth=bandwidth), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="weights: want a sum that float64 can hold"):
+        mi.kde_entropy(x, weights=torch.full((30,), 1e308, dtype=DOUBLE), bandwidth=0.7)

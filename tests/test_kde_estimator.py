@@ -179,3 +179,9 @@ def test_scikit_learn_clones_and_searches():
 def test_bad_arguments_are_named(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.int64(1)])
+def test_numpys_numbers_are_bandwidths(number):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    assert mi.entropy.KDE(bandwidth=number).fit(x).entropy() == mi.entropy.KDE(bandwidth=float(number)).fit(x).entropy()

@@ -102,6 +102,8 @@ class KDE:
         kernel = SCIKIT_LEARN_NAMES.get(self.kernel, self.kernel)
         _checks.choice("kernel", kernel, [*KERNELS, *SCIKIT_LEARN_NAMES])
         bandwidth = torch.as_tensor(self.bandwidth) if isinstance(self.bandwidth, np.ndarray) else self.bandwidth
+        if isinstance(bandwidth, (np.integer, np.floating)):
+            bandwidth = float(bandwidth)
         check_choice(bandwidth, kernel)
         points = _as_points("X", X)
         check_points("X", points, kernel)

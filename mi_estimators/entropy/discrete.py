@@ -57,12 +57,12 @@ def categorical_entropy(probabilities: Tensor) -> Tensor:
 def _counts_of_samples(samples: object) -> np.ndarray:
     """How often each distinct sample occurs; of a matrix, each distinct row."""
     array = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"samples: want one or two dimensions and at least one sample, got shape {array.shape}")
     if array.dtype.kind not in "iubUSO":
         raise TypeError(
             f"samples: want integers or labels, got {array.dtype}; for continuous data see histogram_entropy"
         )
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise ValueError(f"samples: want one or two dimensions and at least one sample, got shape {array.shape}")
     if array.dtype.kind == "O":  # labels of mixed kinds need not have an order
         rows = array.tolist() if array.ndim == 1 else [tuple(row) for row in array.tolist()]
         seen: dict[Any, int] = {}
@@ -73,8 +73,11 @@ def _counts_of_samples(samples: object) -> np.ndarray:
 
 
 def _checked_counts(counts: object) -> np.ndarray:
+    if isinstance(counts, Iterable) and not isinstance(counts, (Tensor, np.ndarray)):
+        counts = list(counts)  # NumPy takes a view of a dictionary's values for one object
     array = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
-    if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and not (array == np.floor(array)).all()):
+    whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all()))
+    if not whole:
         raise TypeError(f"counts: want whole numbers, got {array.dtype} values that are not")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"counts: want one dimension and at least one count, got shape {array.shape}")

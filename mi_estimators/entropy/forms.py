@@ -146,8 +146,12 @@ def _identity(points: Tensor) -> Tensor:
 
 
 def _check_range(name: str, scale: float | Tensor, dtype: torch.dtype) -> None:
-    if not isinstance(scale, Tensor) and not scale <= torch.finfo(dtype).max:
-        raise ValueError(f"{name}: want one whose inverse square {dtype} can hold, got a smaller one")
+    if isinstance(scale, Tensor):
+        return
+    held = torch.finfo(dtype)
+    if not held.tiny <= scale <= held.max:
+        which = "larger" if scale < held.tiny else "smaller"
+        raise ValueError(f"{name}: want one whose inverse square {dtype} can hold, got a {which} one")
 
 
 def kernel_sum(bandwidth: Bandwidth, kernel: Kernel, support: Tensor, name: str = "bandwidth") -> Sum:

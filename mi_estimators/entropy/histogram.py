@@ -119,11 +119,13 @@ def histogram_entropy(x: Tensor, *, bins: int | Sequence[int] | str = "fd", corr
         _checks.choice("bins", bins, BIN_RULES)
         counts = _knuth(points, unit) if bins == "knuth" else _by_width(points, bins)
     else:
-        counts = [bins] * dim if isinstance(bins, (int, float)) else list(bins)
+        several = isinstance(bins, (Sequence, np.ndarray))
+        counts = list(bins) if several else [bins] * dim  # type: ignore[arg-type, list-item]
         if len(counts) != dim or not all(
-            isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts
+            isinstance(count, (int, np.integer)) and not isinstance(count, bool) and count > 0 for count in counts
         ):
             raise ValueError(f"bins: want a rule, an integer > 0 or {dim} of them, one a dimension, got {bins!r}")
+        counts = [int(count) for count in counts]  # products of numpy's overflow
     occupied = _cells(unit, counts)
     entropy = plug_in(occupied) + float(np.log(extent / counts).sum())
     if correction == "miller_madow":

@@ -36,10 +36,18 @@ def resolve_bandwidth(
     return bandwidth
 
 
+def check_state(state: BandwidthState, kernel: str) -> None:
+    """Check that a state chooses for the kernel: a Gaussian's width is no concentration."""
+    if state.kernel != kernel:
+        raise ValueError(f"bandwidth: want a BandwidthState for kernel {kernel!r}, got one for {state.kernel!r}")
+
+
 def check_choice(bandwidth: BandwidthChoice, kernel: str) -> None:
     """Check what can be checked before a rule has run."""
     if isinstance(bandwidth, str):
         _checks.choice("bandwidth", bandwidth, RULES.get(kernel, ()))
+    elif isinstance(bandwidth, BandwidthState):
+        check_state(bandwidth, kernel)
     elif not isinstance(bandwidth, (int, float, Tensor)) and not callable(bandwidth):
         raise TypeError(
             "bandwidth: want a number, a tensor, the name of a rule or a function of the points, got "
@@ -59,9 +67,17 @@ def check_weights(weights: Tensor, count: int, like: Tensor, *, left_out: bool, 
         return
     if bool((weights < 0).any()):
         raise ValueError(f"{name}: want values >= 0, got {int((weights < 0).sum())} negative ones")
+    if not math.isfinite(float(weights.detach().to(torch.float64).sum())):
+        raise ValueError(f"{name}: want a sum that float64 can hold, got an infinite one")
     wanted, found = 2 if left_out else 1, int((weights > 0).sum())
     if found < wanted:
         raise ValueError(f"{name}: want at least {wanted} positive{' to leave one out' * left_out}, got {found}")
+
+
+def of_sum_one(weights: Tensor) -> Tensor:
+    """The weights in float64 over their sum, which is held: beside logarithms near 0 none of a density is rounded."""
+    wide = weights.to(torch.float64)
+    return wide / wide.detach().sum()
 
 
 def _log_weights(weights: Tensor) -> Tensor:
@@ -209,7 +225,7 @@ def _log_density(
         if weights is None:
             log_total: float | Tensor = math.log(n - 1 if left_out else n)
         else:
-            weights = weights.to(torch.float64)
+            weights = of_sum_one(weights)
             log_total = log_total_of_others(weights) if left_out else weights.sum().log()
         terms = sum_over_support(points[-1], KERNELS[kernel], bandwidth, weights, normalizer)
         columns = terms.columns
@@ -345,9 +361,10 @@ def rows_of(bandwidth: BandwidthChoice, index: Tensor, count: int) -> BandwidthC
 def _mean_surprise(log_density: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return -log_density.mean()
-    weights = weights.to(log_density.dtype)
+    shares = of_sum_one(weights)
     # A point of weight 0 counts as nothing even where its density is 0.
-    return -(weights * torch.where(weights > 0, log_density, 0.0)).sum() / weights.sum()
+    mean = (shares * torch.where(shares > 0, log_density, 0.0)).sum() / shares.sum()
+    return -mean.to(log_density.dtype)
 
 
 def _plug_in(log_density: Tensor, weights: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ from mi_estimators.entropy.kde import (
     check_points,
     check_weights,
     log_total_of_others,
+    of_sum_one,
     resolve_bandwidth,
     rows_of,
     sum_over_support,
@@ -119,7 +120,7 @@ class _Density:
 
     def __init__(self, support: Tensor, kernel: str, bandwidth: BandwidthChoice, weights: Tensor | None) -> None:
         (points,) = accumulated(support)
-        self.weights = None if weights is None else weights.to(torch.float64)
+        self.weights = None if weights is None else of_sum_one(weights)
         self.bandwidth: Bandwidth = resolve_bandwidth(bandwidth, points, kernel, self.weights)
         self.terms = sum_over_support(points, KERNELS[kernel], self.bandwidth, self.weights, "exact")
         self.columns = self.terms.rows(points) if self.terms.columns is None else self.terms.columns

@@ -99,9 +99,12 @@ class EntropyReconstruction(Loss):
             reconstruction_bandwidth=reconstruction_bandwidth,
             entropy_of=entropy_of,
             reduction=reduction,
+            normalizer=normalizer,
             logits=logits,
         )
         for name, weight in (("entropy_weight", entropy_weight), ("reconstruction_weight", reconstruction_weight)):
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise TypeError(f"{name}: want a number, got {_checks.describe(weight)}")
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name}: want a finite number >= 0, got {weight!r}")
         if predictor is not None and not isinstance(predictor, nn.Module):

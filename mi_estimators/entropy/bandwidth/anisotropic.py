@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from mi_estimators.entropy.bandwidth.reference import checked_cholesky
-from mi_estimators.entropy.bandwidth.sample import SMALLEST_SHARE, Sample, normal_factor, sample_of, warn_of_duplicates
+from mi_estimators.entropy.bandwidth.sample import (
+    SMALLEST_SHARE,
+    Sample,
+    finest_mean_square,
+    normal_factor,
+    sample_of,
+    warn_of_duplicates,
+)
 from mi_estimators.entropy.bandwidth.search import ascend, exp_of, log_of
 
 _WIDEST = 1e3  # bandwidth of a column that the density does not depend on, as a share of its standard deviation
@@ -67,6 +74,8 @@ def loo_diagonal(x: Tensor, *, weights: Tensor | None = None, start: Tensor | No
     if bool((found <= lowest).any()):
         stuck = (found <= lowest).nonzero().flatten().tolist()
         warn_of_duplicates("loo_diagonal", f"a millionth of the normal-reference bandwidth in columns {stuck}")
+    elif float((-2 * found).exp().mean()) >= finest_mean_square(sample):
+        warn_of_duplicates("loo_diagonal", "bandwidths at which distances are rounding")
     return (found.exp().to(deviations) * deviations).to(sample.x.dtype)
 
 
@@ -125,8 +134,11 @@ def loo_full(x: Tensor, *, weights: Tensor | None = None, start: Tensor | None =
         half = torch.linalg.solve_triangular(root, start.to(root), upper=False)
         begin = log_of(torch.linalg.solve_triangular(root, half.T, upper=False).cpu())
     found = ascend(criterion, begin, project, first_scale=2.0, **_accuracy(sample))
-    if float(torch.linalg.eigvalsh(found)[0]) <= lowest + 1e-9:
+    logs = torch.linalg.eigvalsh(found)
+    if float(logs[0]) <= lowest + 1e-9:
         warn_of_duplicates("loo_full", "a millionth of the normal-reference bandwidth in some direction")
+    elif float((-logs).exp().mean()) >= finest_mean_square(sample):
+        warn_of_duplicates("loo_full", "bandwidths at which distances are rounding")
     covariance = root @ exp_of(found).to(root) @ root.T
     return (0.5 * (covariance + covariance.T)).to(sample.x.dtype)
 

@@ -24,7 +24,14 @@ import torch
 from torch import Tensor
 
 from mi_estimators.entropy.bandwidth.reference import canonical_ratio
-from mi_estimators.entropy.bandwidth.sample import SMALLEST_SHARE, Sample, normal_factor, sample_of, warn_of_duplicates
+from mi_estimators.entropy.bandwidth.sample import (
+    SMALLEST_SHARE,
+    Sample,
+    finest_mean_square,
+    normal_factor,
+    sample_of,
+    warn_of_duplicates,
+)
 from mi_estimators.entropy.bandwidth.search import follow
 from mi_estimators.entropy.kernels import KERNELS, Kernel
 from mi_estimators.ops.pairwise_lse import unchecked_pairwise_lse
@@ -84,6 +91,8 @@ def loo(
     found = follow(steps, math.log(begin), math.log(floor), math.log(reference / SMALLEST_SHARE), stride=stride)
     if found <= math.log(floor) + SLACK:
         warn_of_duplicates("loo", f"{floor:.3g}")
+    elif form.name == "gaussian" and (spread / math.exp(found)) ** 2 >= finest_mean_square(sample):
+        warn_of_duplicates("loo", f"{math.exp(found):.3g}, where distances are rounding")
     return math.exp(found)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -27,6 +27,7 @@ from mi_estimators.entropy.bandwidth.sample import normal_factor, sample_of
 _Array = NDArray[np.float64]
 _FEWEST_BINS, _MOST_BINS = 1 << 12, 1 << 18
 _BINS_PER_BANDWIDTH = 8  # fewer than so many: the grid is made finer
+_COARSEST = 8  # a grid that falls short by more than this factor shows nothing of the narrowest kernel
 _NEGLIGIBLE = 100.0  # e to minus this is no part of a sum
 
 
@@ -153,16 +154,26 @@ def _smallest_root(excess: Callable[[float], float], lowest: float, highest: flo
     return None
 
 
+def _quantiles(values: _Array, shares: _Array, levels: Sequence[float]) -> _Array:
+    """The least values at which the weights of those up to it reach each level."""
+    order = np.argsort(values)
+    reached = shares[order].cumsum()
+    places = np.searchsorted(reached / reached[-1], levels)
+    return values[order][places]
+
+
 def _sj(values: _Array, shares: _Array, size: float) -> float | None:
     from scipy import fft
 
-    quarter, three_quarters = np.quantile(values, [0.25, 0.75], weights=shares, method="inverted_cdf")
+    quarter, three_quarters = _quantiles(values, shares, (0.25, 0.75))
     mean = float(values @ shares)
     deviation = math.sqrt(float((values - mean) ** 2 @ shares) / (1 - 1 / size))
     scale = min(deviation, (three_quarters - quarter) / 1.349) or deviation
     reach = float(np.ptp(values))
     # So fine that the narrowest kernel looked at spans several bins.
     wanted = 40 * reach / (scale * size ** (-1 / 5))
+    if wanted > _COARSEST * _MOST_BINS:
+        return None
     bins = min(max(1 << math.ceil(math.log2(wanted)), _FEWEST_BINS), _MOST_BINS)
     width = reach / (bins - 1)
     spectrum = fft.rfft(_binned(values, shares, float(values.min()), width, bins), 2 * bins)

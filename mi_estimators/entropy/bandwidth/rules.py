@@ -158,7 +158,8 @@ def select_bandwidth(
         TypeError: points or weights that are no floating-point tensors.
         ValueError: an unknown rule or kernel, or a rule that the kernel does not have; fewer than two points (of
             positive weight); NaN or infinite values; constant columns; weights that are negative, all zero, or given
-            to a rule that has no use for them; rows that are not of length 1 (vmf).
+            to a rule that has no use for them; rows that are not of length 1 (vmf); a start that is no bandwidth of
+            the rule's form.
 
     Warns:
         RuntimeWarning: duplicate points let a criterion improve without bound as kernels narrow; the search stopped
@@ -169,4 +170,29 @@ def select_bandwidth(
         >>> 0.3 < select_bandwidth(x) < 0.6
         True
     """
-    return rule_of(rule, kernel)(x, weights=weights, start=start)
+    chosen = rule_of(rule, kernel)
+    if start is not None:
+        _check_start(start, chosen.form, x)
+    return chosen(x, weights=weights, start=start)
+
+
+def _check_start(start: float | Tensor, form: Form, x: Tensor) -> None:
+    """Check for a bandwidth of the rule's form."""
+    _checks.floating("x", x)
+    dim = x.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {"per column": (dim,), "covariance": (dim, dim)}
+    wanted = shapes.get(form)
+    if wanted is None:
+        _checks.positive("start", start)
+        if isinstance(start, Tensor) and start.numel() != 1:
+            raise ValueError(f"start: want a number or a tensor with one element, got {_checks.describe(start)}")
+        return
+    if not isinstance(start, Tensor) or tuple(start.shape) != wanted:
+        raise ValueError(f"start: want a tensor of shape {wanted}, got {_checks.describe(start)}")
+    if form == "per column":
+        _checks.positive("start", start)
+        return
+    _checks.finite("start", start)
+    symmetric = torch.allclose(start, start.T, rtol=1e-4)
+    if not symmetric or not bool((torch.linalg.eigvalsh(start.detach().to(torch.float64)) > 0).all()):
+        raise ValueError(f"start: want a symmetric positive definite matrix, got {_checks.describe(start)} that is not")

@@ -15,6 +15,8 @@ from mi_estimators.ops.pairwise_lse import accumulation_dtype
 SMALLEST_SHARE = 1e-6
 """Smallest bandwidth that a search returns, as a share of the normal-reference one."""
 
+_DIFFERENCES_DIM = 8  # kDirectMaxDim of csrc/ops/pairwise_lse/cpu_scores.h
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -95,6 +97,11 @@ def sample_of(x: Tensor, weights: Tensor | None, *, constant_columns: bool = Fal
     if points.shape[0] < 2:
         kept = "" if weights is None else f" of which {points.shape[0]} of positive weight"
         raise ValueError(f"x: want at least 2 points to choose a bandwidth, got {_checks.describe(x)}{kept}")
+    if shares is not None and not 1 - float(shares.square().sum()) > 1e-15:
+        raise ValueError(
+            "weights: want at least two points that count to choose a bandwidth, got one with all of the weight but "
+            "for what float64 rounds away"
+        )
     constant = (points.amin(dim=0) == points.amax(dim=0)).nonzero().flatten().tolist()
     if constant and not constant_columns:
         raise ValueError(
@@ -118,6 +125,15 @@ def _checked_weights(weights: Tensor, x: Tensor) -> Tensor:
     if not total > 0:
         raise ValueError("weights: want at least one value > 0, got zeros only")
     return wide / total
+
+
+def finest_mean_square(sample: Sample) -> float:
+    r"""Mean over columns of :math:`\sigma_k^2 / h_k^2` beyond which squared distances in bandwidths are all rounding.
+
+    In up to 8 dimensions they are sums of squared differences, and coinciding points are at 0. In more they come from
+    products, which leave a share of the points' own squares there that does not tell repeated points from close ones.
+    """
+    return math.inf if sample.dim <= _DIFFERENCES_DIM else 1 / (4 * torch.finfo(sample.x.dtype).eps)
 
 
 def unweighted(rule: str, weights: Tensor | None, why: str) -> None:
