@@ -1,4 +1,4 @@
-"""An independent oracle for pairwise_lse: every score formed one by one in float64, gradients by autograd."""
+"""An independent oracle for pairwise_lse, each score one by one in float64, gradients by autograd; sizes of tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def dense_scores(x: Tensor, y: Tensor, score: str) -> Tensor:
@@ -85,3 +86,18 @@ def as_torch_users_write_it(
     if exclude_diagonal:
         logits = logits.masked_fill(torch.eye(len(x), len(y), dtype=torch.bool), -math.inf)
     return torch.logsumexp(logits, 1), torch.logsumexp(logits, 0)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements that any result of an operation has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result

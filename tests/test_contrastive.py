@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pairwise import LargestTensor
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import mi_estimators as mi
 from mi_estimators import _extension
@@ -300,21 +300,6 @@ def test_a_number_that_changes_does_not_change_the_loss_of_the_compiled_function
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     for smoothing, beta in ((0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.5), (0.0, 1.0)):
         torch.testing.assert_close(compiled(x, y, smoothing, beta), loss(x, y, smoothing, beta))
-
-
-class LargestTensor(TorchDispatchMode):
-    """The most elements that any result of an operation has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
-        return result
 
 
 @pytest.mark.skipif(not _extension.info()["cpu_kernels"], reason="the torch reference holds blocks of scores")
@@ -619,6 +604,8 @@ def test_an_infinite_loss_of_finite_points_is_no_error():
         ({"temperature": math.nan}, ValueError, "temperature: want"),
         ({"temperature": math.inf}, ValueError, "temperature: want"),
         ({"temperature": torch.tensor(math.nan)}, ValueError, "temperature: want"),
+        ({"temperature": 1e-40}, ValueError, "temperature: want at least 1e-30"),
+        ({"temperature": torch.tensor(1e-40)}, ValueError, "temperature: want at least 1e-30"),
         ({"temperature": torch.ones(3)}, ValueError, "temperature: want a number or one element"),
         ({"temperature": "low"}, TypeError, "temperature: want a number"),
         ({"label_smoothing": 1.1}, ValueError, "label_smoothing: want a number from 0 to 1"),

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pairwise import LargestTensor
 from torch import Tensor
 
 import mi_estimators as mi
-from mi_estimators import losses
+from mi_estimators import _extension, losses
 from mi_estimators.losses import ClipLoss, EntropyReconstruction, InfoNCE, LabelNTXent, NTXent, SupCon
 
 DOUBLE = torch.float64
@@ -233,15 +234,21 @@ def test_pairs_of_large_classes_are_taken_in_parts(monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(3 * got, z), torch.autograd.grad(3 * want, z))
 
 
-def test_bad_labelled_points_are_named():
-    z, labels = torch.randn(6, 3), torch.arange(6)
-    for loss in (SupCon(), LabelNTXent()):
-        with pytest.raises(TypeError, match="labels: want"):
-            loss(z, labels.float())
-        with pytest.raises(ValueError, match="labels: want"):
-            loss(z, labels[:4])
-        with pytest.raises(ValueError, match=r"(z|embeddings): want finite values"):
-            loss(torch.full((6, 3), math.nan), labels // 2)
+@pytest.mark.skipif(not _extension.info()["cpu_kernels"], reason="the torch reference holds blocks of scores")
+def test_nothing_is_of_the_size_of_the_pairs_of_large_classes(monkeypatch):
+    monkeypatch.setattr("mi_estimators.losses.supervised._ELEMENTS", 20_000)
+    z, labels = torch.randn(400, 4, requires_grad=True), torch.arange(400) % 2
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with LargestTensor() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = LabelNTXent(0.2)(z, labels)
+        loss.backward()
+    assert max(sum(kept.values()), largest.elements) <= 20_000  # of 400 x 199 pairs
 
 
 # ------------------------------------------------------------------------------------------------------- ER bound
@@ -383,6 +390,7 @@ def test_other_bad_settings():
         (lambda: InfoNCE(label_smoothing=2.0), ValueError, "label_smoothing: want"),
         (lambda: NTXent(hard_negative_beta=-1.0), ValueError, "hard_negative_beta: want"),
         (lambda: InfoNCE(torch.tensor(0.1), learnable_temperature=True), TypeError, "temperature: want a number"),
+        (lambda: LabelNTXent(1e-320), ValueError, "temperature: want at least 1e-30"),
         (lambda: InfoNCE(0.001, learnable_temperature=True), ValueError, "temperature: want at least 1 / max_scale"),
         (lambda: InfoNCE(queue_size=8), ValueError, "queue_size: want symmetric=False"),
         (lambda: NTXent(0.5, -1), ValueError, "memory_bank_size: want an integer >= 0"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from mi_estimators import _checks
 
 REDUCTIONS = ("mean", "sum", "none")
+SMALLEST_TEMPERATURE = 1e-30  # under it, scores of float32 overflow
 
 
 def check_pairs(first_name: str, first: Tensor, second_name: str, second: Tensor, minimum: int) -> None:
@@ -29,10 +30,12 @@ def check_views(first_name: str, first: Tensor, second_name: str, second: Tensor
 
 
 def check_temperature(temperature: float | Tensor) -> None:
-    """Check for a finite number > 0, or a tensor with one such element."""
+    """Check for a finite number > 0 whose inverse float32 holds, or a tensor with one such element."""
     _checks.positive("temperature", temperature)
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature: want a number or one element, got {_checks.describe(temperature)}")
+    if _checks.concrete(temperature) and not temperature >= SMALLEST_TEMPERATURE:
+        raise ValueError(f"temperature: want at least {SMALLEST_TEMPERATURE}, got {temperature!r}")
 
 
 def _check_number(name: str, value: float, largest: float, want: str) -> None:

@@ -269,9 +269,9 @@ def info_nce(
 
     Raises:
         TypeError, ValueError: not floating-point matrices of one shape, dtype and device; an empty batch; NaN or
-            infinite values; ``temperature <= 0`` or NaN; an unknown reduction; weights that are negative, or all 0
-            for a mean; ``decoupled`` where a pair has no negative; settings that exclude each other. Values of tensors
-            are looked at as :func:`~mi_estimators.value_checks` says, by default on the CPU only.
+            infinite values; ``temperature`` below 1e-30 or NaN; an unknown reduction; weights that are negative, or
+            all 0 for a mean; ``decoupled`` where a pair has no negative; settings that exclude each other. Values of
+            tensors are looked at as :func:`~mi_estimators.value_checks` says, by default on the CPU only.
 
     Source: van den Oord et al. (2018), eq. 4; as a bound, arXiv 1907.13625, eq. 4; ``decoupled``: Yeh et al. (2022),
     arXiv 2110.06848, section 3; ``hard_negative_beta``: Robinson et al. (2021), arXiv 2010.04592, section 3, with

@@ -46,9 +46,10 @@ def sup_con(
 
     Raises:
         TypeError, ValueError: not a floating-point matrix; NaN or infinite values; labels that are not integers, or
-            not one for each point; no two points of one label; ``decoupled`` with one label only; ``temperature <= 0``
-            or NaN; an unknown reduction. Values of tensors are looked at as :func:`~mi_estimators.value_checks` says,
-            by default on the CPU only; where they are not, a batch without positives has the loss 0.
+            not one for each point; no two points of one label; ``decoupled`` with one label only; ``temperature``
+            below 1e-30 or NaN; an unknown reduction. Values of tensors are looked at as
+            :func:`~mi_estimators.value_checks` says, by default on the CPU only; where they are not, a batch without
+            positives has the loss 0.
 
     Source: Khosla et al. (2020), arXiv 2004.11362, eq. 2.
     """

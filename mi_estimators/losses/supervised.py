@@ -14,7 +14,8 @@ from mi_estimators.distributed import gather_with_gradient
 from mi_estimators.losses.base import ContrastiveLoss
 from mi_estimators.ops.pairwise_lse import unchecked_pairwise_lse, without_autocast
 
-_ELEMENTS = 1 << 22  # of rows picked out for pairs at a time: 16 MiB in float32
+_ELEMENTS = 1 << 22  # of rows picked out for pairs at a time, and of the pairs' own numbers: 16 MiB in float32
+_NUMBERS = 16  # of a pair: its indices, score and loss
 
 
 class SupCon(ContrastiveLoss):
@@ -76,8 +77,8 @@ class LabelNTXent(ContrastiveLoss):
         \qquad P = \{ (i, p) : y_p = y_i,\ p \ne i \}
 
     Other positives are not in the denominator, as they are in :class:`SupCon`. With two points of each label, as
-    ``loss(torch.cat([z1, z2]), torch.arange(K).repeat(2))``, it is :class:`NTXent`. Memory is O(N d + \|P\|), and
-    \|P\| is N (m - 1) with classes of m points; triples are not formed.
+    ``loss(torch.cat([z1, z2]), torch.arange(K).repeat(2))``, it is :class:`NTXent`. Memory is O(N d): of the
+    \|P\| = N (m - 1) pairs, with classes of m points, some are taken at a time, and triples are not formed.
 
     Args:
         temperature: :math:`\tau > 0`.
@@ -124,37 +125,54 @@ class LabelNTXent(ContrastiveLoss):
             points = prepared(embeddings, self.normalize)
             scale = inverse(arguments["temperature"], points)
             negatives = unchecked_pairwise_lse(points, scale=scale, row_groups=labels)
-            anchors, partners = _positive_pairs(labels)
-            positives = scale * _products(points, anchors, partners)
-            losses = -F.logsigmoid(positives - negatives[anchors])
-            return losses.sum() / max(len(losses), 1)
+            pairs = _PositivePairs(labels)
+            at_once = max(1, _ELEMENTS // (points.shape[1] + _NUMBERS))
+            if pairs.count <= at_once:
+                total = _sum_of_losses(points, negatives, scale, pairs, 0, pairs.count)
+            else:
+                parts = [
+                    checkpoint(
+                        _sum_of_losses,
+                        points,
+                        negatives,
+                        scale,
+                        pairs,
+                        begin,
+                        min(begin + at_once, pairs.count),
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
+                    for begin in range(0, pairs.count, at_once)
+                ]
+                total = torch.stack(parts).sum()
+            return total / max(pairs.count, 1)
 
 
-def _products(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Inner products of pairs of rows, some at a time: large classes have more pairs than memory has rows."""
-    chunk = max(1, _ELEMENTS // points.shape[1])
-    if len(first) <= chunk:
-        return _row_products(points, first, second)
-    parts = [
-        checkpoint(_row_products, points, *pairs, use_reentrant=False)
-        for pairs in zip(first.split(chunk), second.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
+class _PositivePairs:
+    """The ordered pairs of points of equal labels, numbered class by class; O(N) memory, whatever their number."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self._order = labels.argsort(stable=True)  # class by class
+        sizes = torch.unique_consecutive(labels[self._order], return_counts=True)[1]
+        self._starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # [N], where the class of a place starts
+        self._sizes = sizes.repeat_interleave(sizes)
+        partners = self._sizes - 1
+        self._first = partners.cumsum(0) - partners  # [N], the first pair of a place
+        self.count = int(partners.sum())
+
+    def some(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Indices of the two points of the pairs with these numbers."""
+        numbers = torch.arange(begin, end, device=self._order.device)
+        anchors = torch.searchsorted(self._first, numbers, right=True) - 1
+        starts = self._starts[anchors]
+        ahead = numbers - self._first[anchors] + 1  # 1 .. size - 1, round the class
+        partners = starts + (anchors - starts + ahead) % self._sizes[anchors]
+        return self._order[anchors], self._order[partners]
 
 
-def _row_products(points: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return (points[first] * points[second]).sum(dim=1)
-
-
-def _positive_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the two points of each ordered pair of equal labels, a point not paired with itself."""
-    order = labels.argsort(stable=True)  # class by class
-    sizes = torch.unique_consecutive(labels[order], return_counts=True)[1]
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # [N], where the class of a place starts
-    sizes = sizes.repeat_interleave(sizes)
-    places = torch.arange(len(labels), device=labels.device)
-    first = (sizes - 1).cumsum(0) - (sizes - 1)  # [N], the first pair of a place
-    anchors = places.repeat_interleave(sizes - 1)
-    ahead = torch.arange(len(anchors), device=labels.device) - first[anchors] + 1  # 1 .. size - 1, round the class
-    partners = starts[anchors] + (anchors - starts[anchors] + ahead) % sizes[anchors]
-    return order[anchors], order[partners]
+def _sum_of_losses(
+    points: Tensor, negatives: Tensor, scale: Tensor, pairs: _PositivePairs, begin: int, end: int
+) -> Tensor:
+    anchors, partners = pairs.some(begin, end)
+    positives = scale * (points[anchors] * points[partners]).sum(dim=1)
+    return -F.logsigmoid(positives - negatives[anchors]).sum()
