@@ -151,6 +151,19 @@ def test_a_cuda_library_for_other_gpus_warns_and_is_not_loaded(monkeypatch):
     assert not _extension.info()["cuda_kernels"]
 
 
+ARM_COMPILER = shutil.which("aarch64-linux-gnu-g++")
+KERNELS = sorted((PACKAGE.parent / "csrc" / "ops").glob("*/cpu.cpp"))
+
+
+@pytest.mark.skipif(ARM_COMPILER is None, reason="no cross compiler (Debian: g++-aarch64-linux-gnu)")
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda path: path.parent.name)
+def test_kernels_are_for_arm_too(kernel):
+    flags = ["-std=c++20", "-fopenmp-simd", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-DMI_SIMD_LEVEL=baseline"]
+    command = [ARM_COMPILER, *flags, f"-I{PACKAGE.parent / 'csrc'}", "-fsyntax-only", str(kernel)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_importing_loads_no_optional_dependency_no_scipy_and_no_compiler():
     code = (
         "import sys, torch; before = set(sys.modules); import mi_estimators\n"

@@ -240,7 +240,8 @@ def _large() -> tuple[Bar, ...]:
 
 
 BARS: tuple[Bar, ...] = (
-    Bar("info_nce symmetric", _size(128), EAGER, OURS, at_least=1.2),
+    *(Bar(name, _size(128), EAGER, OURS, at_least=1.2) for name in ("info_nce symmetric", "info_nce one direction")),
+    Bar("nt_xent", _size(128), EAGER, OURS, at_least=1.2),
     Bar("info_nce symmetric", _size(512), EAGER, OURS, at_least=2.5),
     Bar("info_nce symmetric", _size(512), COMPILE, OURS, at_least=1.6),
     Bar("info_nce symmetric", _size(2048), EAGER, OURS, at_least=2.5),
