@@ -543,3 +543,14 @@ def test_rows_of_zeros_are_named():
     for views, name in (((dead, z), "z1"), ((z, dead), "z2")):
         with pytest.raises(ValueError, match=f"{name}: .* got 1 of zeros, which have no direction"):
             mi.er_bound(*views)
+
+
+@pytest.mark.filterwarnings("ignore:the ER estimate:UserWarning")
+def test_the_default_bandwidth_suits_the_scale_of_the_points():
+    z1 = torch.randn(200, 3, dtype=torch.float64)
+    z2 = z1 + 0.3 * torch.randn_like(z1)
+    loss = EntropyReconstruction("euclidean")
+    values = [-loss(scale * z1, scale * z2).item() for scale in (0.01, 1.0, 100.0)]
+    assert values == pytest.approx([values[1]] * 3, rel=1e-6)
+    assert values[1] == pytest.approx(1.5 * math.log(1 + 1 / 0.09), abs=0.5)
+    assert EntropyReconstruction().bandwidth == 10.0

@@ -31,8 +31,9 @@ class EntropyReconstruction(Loss):
     Args:
         support: ``"sphere"`` (SimCLR, BYOL), ``"euclidean"`` or ``"discrete"`` (DINO, clustering).
         kernel: of the entropy on the Euclidean support.
-        bandwidth: of kernel and reconstruction. The default 10 is the paper's concentration; ``"loo"`` chooses it for
-            every batch. A ``BandwidthState`` becomes part of this module's state.
+        bandwidth: of kernel and reconstruction. ``"loo"`` chooses it for every batch. ``None`` is 10 on the sphere, the
+            paper's concentration, and ``"loo"`` in space, where no number suits all scales. A ``BandwidthState``
+            becomes part of this module's state.
         reconstruction_bandwidth: of q alone; ``"shared"`` for the number that a rule chose for the entropy.
         learnable_bandwidth: learn the bandwidth of q, from ``reconstruction_bandwidth`` or else ``bandwidth``, which
             has to be a number; its logarithm is the parameter ``log_bandwidth``. That of the entropy is not learned:
@@ -74,7 +75,7 @@ class EntropyReconstruction(Loss):
         support: str = "sphere",
         *,
         kernel: str | None = None,
-        bandwidth: Bandwidth = 10.0,
+        bandwidth: Bandwidth | None = None,
         reconstruction_bandwidth: QBandwidth = None,
         learnable_bandwidth: bool = False,
         entropy_of: str = "second",
@@ -92,6 +93,8 @@ class EntropyReconstruction(Loss):
         logits: bool = False,
     ) -> None:
         super().__init__()
+        if bandwidth is None:
+            bandwidth = "loo" if support == "euclidean" else 10.0
         er.check_settings(
             support=support,
             kernel=kernel,
