@@ -596,12 +596,13 @@ def test_a_column_of_few_values_is_named():
 
 
 @pytest.mark.parametrize("rule", ["loo", "loo_diagonal", "loo_full"])
-def test_duplicates_are_reported_where_distances_come_from_products(rule):
-    x = torch.randn(80, 16).repeat(2, 1)
+@pytest.mark.parametrize("d", [3, 16])
+def test_duplicates_are_reported_where_distances_come_from_products(rule, d):
+    x = torch.randn(80, d).repeat(2, 1)
     with pytest.warns(RuntimeWarning, match=f"'{rule}'.*duplicate points"):
         select_bandwidth(x, rule)
-    close = torch.randn(80, 16)
-    close = torch.cat([close, close + 0.01 * torch.randn_like(close)])
+    close = torch.randn(80, d)
+    close = torch.cat([close, close + (0.01 if d > 8 else 1e-4) * torch.randn_like(close)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         select_bandwidth(close, rule)

@@ -25,7 +25,7 @@ from mi_estimators.entropy.bandwidth.reference import checked_cholesky
 from mi_estimators.entropy.bandwidth.sample import (
     SMALLEST_SHARE,
     Sample,
-    finest_mean_square,
+    may_be_rounding,
     normal_factor,
     sample_of,
     warn_of_duplicates,
@@ -74,7 +74,9 @@ def loo_diagonal(x: Tensor, *, weights: Tensor | None = None, start: Tensor | No
     if bool((found <= lowest).any()):
         stuck = (found <= lowest).nonzero().flatten().tolist()
         warn_of_duplicates("loo_diagonal", f"a millionth of the normal-reference bandwidth in columns {stuck}")
-    elif float((-2 * found).exp().mean()) >= finest_mean_square(sample):
+    elif may_be_rounding(sample, float((-2 * found).exp().mean())) and _is_rounding(
+        sample, _centred(sample.in_float64()) / deviations * torch.exp(-found).to(deviations)
+    ):
         warn_of_duplicates("loo_diagonal", "bandwidths at which distances are rounding")
     return (found.exp().to(deviations) * deviations).to(sample.x.dtype)
 
@@ -134,10 +136,14 @@ def loo_full(x: Tensor, *, weights: Tensor | None = None, start: Tensor | None =
         half = torch.linalg.solve_triangular(root, start.to(root), upper=False)
         begin = log_of(torch.linalg.solve_triangular(root, half.T, upper=False).cpu())
     found = ascend(criterion, begin, project, first_scale=2.0, **_accuracy(sample))
-    logs = torch.linalg.eigvalsh(found)
+    logs, vectors = torch.linalg.eigh(found)
     if float(logs[0]) <= lowest + 1e-9:
         warn_of_duplicates("loo_full", "a millionth of the normal-reference bandwidth in some direction")
-    elif float((-logs).exp().mean()) >= finest_mean_square(sample):
+    elif may_be_rounding(sample, float((-logs).exp().mean())) and _is_rounding(
+        sample,
+        torch.linalg.solve_triangular(root, _centred(sample.in_float64()).T, upper=False).T
+        @ (vectors * torch.exp(-logs / 2)).to(root),
+    ):
         warn_of_duplicates("loo_full", "bandwidths at which distances are rounding")
     covariance = root @ exp_of(found).to(root) @ root.T
     return (0.5 * (covariance + covariance.T)).to(sample.x.dtype)
@@ -157,6 +163,12 @@ def _standard_likelihood(sample: Sample, standard: Tensor) -> tuple[float, Tenso
     shares = sample.shares.to(row.dtype)
     slope, _, _, _ = operators.pairwise_lse_backward(shares, None, row, col, *pairs, True, False, False, False)
     return float(sample.mean(row)), slope
+
+
+def _is_rounding(sample: Sample, standard: Tensor) -> bool:
+    """Whether points in float64, in coordinates of the bandwidth that was found, want one well below it."""
+    _, slope = _standard_likelihood(sample.in_float64(), standard)
+    return float(-(standard * slope).sum()) < 0.8 * sample.dim
 
 
 def _accuracy(sample: Sample) -> dict[str, float]:

@@ -27,7 +27,7 @@ from mi_estimators.entropy.bandwidth.reference import canonical_ratio
 from mi_estimators.entropy.bandwidth.sample import (
     SMALLEST_SHARE,
     Sample,
-    finest_mean_square,
+    may_be_rounding,
     normal_factor,
     sample_of,
     warn_of_duplicates,
@@ -91,8 +91,10 @@ def loo(
     found = follow(steps, math.log(begin), math.log(floor), math.log(reference / SMALLEST_SHARE), stride=stride)
     if found <= math.log(floor) + SLACK:
         warn_of_duplicates("loo", f"{floor:.3g}")
-    elif form.name == "gaussian" and (spread / math.exp(found)) ** 2 >= finest_mean_square(sample):
-        warn_of_duplicates("loo", f"{math.exp(found):.3g}, where distances are rounding")
+    elif form.name == "gaussian" and may_be_rounding(sample, (spread / math.exp(found)) ** 2):
+        (length,) = _gaussian_lengths(sample.in_float64(), [found])
+        if length < 0.9 * math.exp(found):
+            warn_of_duplicates("loo", f"{math.exp(found):.3g}, where distances are rounding")
     return math.exp(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ from mi_estimators.ops.pairwise_lse import accumulation_dtype
 
 SMALLEST_SHARE = 1e-6
 """Smallest bandwidth that a search returns, as a share of the normal-reference one."""
-
-_DIFFERENCES_DIM = 8  # kDirectMaxDim of csrc/ops/pairwise_lse/cpu_scores.h
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,10 @@ class Sample:
     def bias(self) -> Tensor | None:
         """Logarithm of the weights, as the pairwise operators take it."""
         return None if self.weights is None else self.weights.log().to(self.x.dtype)
+
+    def in_float64(self) -> Sample:
+        """The same points in float64."""
+        return replace(self, x=self.x.to(torch.float64))
 
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean over the last dimension, in float64."""
@@ -127,13 +129,13 @@ def _checked_weights(weights: Tensor, x: Tensor) -> Tensor:
     return wide / total
 
 
-def finest_mean_square(sample: Sample) -> float:
-    r"""Mean over columns of :math:`\sigma_k^2 / h_k^2` beyond which squared distances in bandwidths are all rounding.
+def may_be_rounding(sample: Sample, mean_square: float) -> bool:
+    r"""Whether bandwidths are so narrow, by the mean of :math:`\sigma_k^2 / h_k^2`, that rounding may have chosen them.
 
-    In up to 8 dimensions they are sums of squared differences, and coinciding points are at 0. In more they come from
-    products, which leave a share of the points' own squares there that does not tell repeated points from close ones.
+    Squared distances from products are off by a share of the points' own squares, also where points coincide: a search
+    stops there instead of at its floor, and finds a bandwidth that is the rounding's.
     """
-    return math.inf if sample.dim <= _DIFFERENCES_DIM else 1 / (4 * torch.finfo(sample.x.dtype).eps)
+    return 4 * torch.finfo(sample.x.dtype).eps * mean_square >= 1
 
 
 def unweighted(rule: str, weights: Tensor | None, why: str) -> None:
