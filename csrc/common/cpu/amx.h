@@ -33,6 +33,8 @@ class TileUnit {
       uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    // The intrinsics of GCC 12 do not say what memory they read: stores before must not be dropped or moved past them.
+    asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
   TileUnit(const TileUnit&) = delete;
@@ -163,8 +165,10 @@ void pack_weights(const T* matrix, int64_t ld, int64_t rows, int64_t cols, PairF
       by_row[k] = _mm512_set1_ps(factors.by_row[i]);
       right_by_row[k] = _mm512_set1_ps(factor_of(row_factor, i));
     }
-    bf16* to_left = left + (r / kTileSide * deep) * kTileElements + r % kTileSide * kTileDepth;
-    bf16* to_right = right + (r / kTileDepth * wide) * kTileElements + r % kTileDepth * kTileSide;
+    bf16* to_left =
+        left == nullptr ? nullptr : left + (r / kTileSide * deep) * kTileElements + r % kTileSide * kTileDepth;
+    bf16* to_right =
+        right == nullptr ? nullptr : right + (r / kTileDepth * wide) * kTileElements + r % kTileDepth * kTileSide;
     for (int64_t t = 0; t < deep; ++t) {
       __m512 weights[2][2];
       for (int64_t half = 0; half < 2; ++half) {
