@@ -146,7 +146,7 @@ def test_chao_shen_where_nothing_repeats():
         ({}, ValueError, "samples, counts: want one of them, got neither"),
         ({"samples": [1], "counts": [1]}, ValueError, "got both"),
         ({"samples": torch.randn(4)}, TypeError, "samples: want integers or labels, got float32"),
-        ({"samples": []}, TypeError, "samples: want integers"),
+        ({"samples": []}, ValueError, "samples: want one or two dimensions and at least one sample"),
         ({"samples": torch.zeros(0, dtype=torch.int64)}, ValueError, "samples: want one or two dimensions"),
         ({"counts": [0, 0]}, ValueError, "counts: want finite counts >= 0, at least one"),
         ({"counts": [1, -1, 3]}, ValueError, "counts: want finite counts >= 0"),

@@ -23,10 +23,15 @@ class Loss(nn.Module):
         """The settings that differ from the defaults."""
         shown = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
-            value = vars(self).get(name, parameter.default)
-            if isinstance(value, Tensor) or value != parameter.default:
+            default = self._default(name, parameter.default)
+            value = vars(self).get(name, default)
+            if isinstance(value, Tensor) or value != default:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+    def _default(self, name: str, declared: object) -> object:
+        """What a setting is by default, where that follows from others."""
+        return declared
 
 
 class ContrastiveLoss(Loss):

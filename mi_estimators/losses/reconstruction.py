@@ -17,6 +17,10 @@ from mi_estimators.losses.base import Loss
 from mi_estimators.memory_bank import MemoryBank, bank_of_size
 
 
+def _default_bandwidth(support: str) -> Bandwidth:
+    return "loo" if support == "euclidean" else 10.0
+
+
 class EntropyReconstruction(Loss):
     r"""Negative ER bound, :math:`-(w_r\, \mathbb E \log q(z_2 \mid z_1) + w_h H(Z_2))`.
 
@@ -94,7 +98,7 @@ class EntropyReconstruction(Loss):
     ) -> None:
         super().__init__()
         if bandwidth is None:
-            bandwidth = "loo" if support == "euclidean" else 10.0
+            bandwidth = _default_bandwidth(support)
         er.check_settings(
             support=support,
             kernel=kernel,
@@ -161,6 +165,9 @@ class EntropyReconstruction(Loss):
             saturated=there.saturated | back.saturated,
             q_bandwidth=None if width is None or other is None else (width + other) / 2,
         )
+
+    def _default(self, name: str, declared: object) -> object:
+        return _default_bandwidth(self.support) if name == "bandwidth" else declared
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         """The negative weighted bound of the pairs (z1_i, z2_i)."""
